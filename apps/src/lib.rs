@@ -1,0 +1,1 @@
+//! The bundled forwarding programs: l2fwd and testpmd.

@@ -1,0 +1,1 @@
+//! Packets, ports, pipelines and poll-mode drivers.

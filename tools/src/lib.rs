@@ -1,0 +1,1 @@
+//! The wirerate program: doctor, hugepages, bench.
