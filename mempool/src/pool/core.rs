@@ -1,0 +1,316 @@
+//! What a pool is made of, and the way of a get and a put.
+//!
+//! The fast path of both is in `slot`: find the thread's slot, copy. Everything else is here, out of line: first
+//! with the own slot and the depot, lock-free; then, if the slot's gate is closed, the thread has no slot, or the depot is dry, under the
+//! pool's lock.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::fmt;
+use core::ptr::NonNull;
+
+use super::config::PoolConfig;
+use super::lifetime::{Life, Pin};
+use crate::barrier::Mode;
+use crate::debug::Ledger;
+use crate::depot::Depot;
+use crate::magazine::{Block, Find, Magazine};
+use crate::placement::Placement;
+use crate::slot::{Hold, OwnedSlot, Slot};
+use crate::sync::{AtomicPtr, AtomicUsize, Lock, Ordering};
+use crate::thread::{self, MAX_THREADS};
+use crate::{Exhausted, Memory, PoolError};
+
+/// Ends the life of what is in an object, before the pool's memory is freed.
+pub(crate) type DropObject = unsafe fn(NonNull<u8>);
+
+/// A pool. Reached through handles and from objects in use; when it ends, `lifetime` says.
+#[derive(Debug)]
+pub(super) struct Core {
+    /// By thread number; null where a thread has not called yet. First, so that the fast path finds it without an offset.
+    slots: [AtomicPtr<OwnedSlot>; MAX_THREADS],
+    /// No slot has a number at or above this.
+    used: AtomicUsize,
+    pub(super) depot: Depot,
+    /// For threads without one of their own; under the lock only.
+    pub(super) shared: Slot,
+    pub(super) lock: Lock,
+    pub(super) life: Life,
+    pub(super) mode: Mode,
+    /// Magazines 0 to K - 1 begin in the depot, K and K + 1 in the shared slot.
+    magazines: Block,
+    pub(super) base_magazines: u32,
+    pub(super) config: PoolConfig,
+    pub(super) placement: Placement,
+    pub(super) ledger: Ledger,
+    pub(super) drop_object: Option<DropObject>,
+    pub(super) memory: Vec<Box<dyn Memory>>,
+}
+
+impl Find for Core {
+    fn find(&self, number: u32) -> NonNull<Magazine> {
+        match number.checked_sub(self.base_magazines) {
+            None => self.magazines.get(number),
+            Some(extra) => {
+                let slot = self.slots[extra as usize / 2].load(Ordering::Acquire);
+                // SAFETY: magazine numbers from here on are given out when a slot is made, which is never freed
+                // before the pool; the number came from a magazine, so its slot is there.
+                unsafe { (*slot).magazines.get(extra % 2) }
+            }
+        }
+    }
+}
+
+impl Core {
+    /// A pool with no object in it yet: `fill` puts them in.
+    pub(super) fn new(
+        config: PoolConfig,
+        memory: Vec<Box<dyn Memory>>,
+        drop_object: Option<DropObject>,
+    ) -> Result<Box<Self>, PoolError> {
+        config.check()?;
+        let stride = config.stride().unwrap_or(usize::MAX);
+        let placement =
+            Placement::new(&memory, config.count(), config.object_size(), stride, config.alignment());
+        if placement.count() < config.count() {
+            return Err(PoolError::TooSmall {
+                name: config.name().into(),
+                count: config.count(),
+                stride,
+                needed: config.memory_len(),
+                found: memory.iter().map(|piece| piece.len()).sum(),
+                fit: placement.count(),
+            });
+        }
+        let capacity = config.magazine();
+        let full = u32::try_from(config.magazines()).map_err(|_| config.no_tables())?;
+        let magazines = Block::new(full + 2, capacity, 0).ok_or_else(|| config.no_tables())?;
+        let mode = Mode::obtain();
+        let ends = [magazines.get(full), magazines.get(full + 1)];
+        Ok(Box::new(Self {
+            slots: core::array::from_fn(|_| AtomicPtr::new(core::ptr::null_mut())),
+            used: AtomicUsize::new(0),
+            depot: Depot::new(),
+            shared: Slot::new(mode, capacity as u32, ends),
+            lock: Lock::new(),
+            life: Life::new(),
+            mode,
+            magazines,
+            base_magazines: full + 2,
+            ledger: Ledger::new(config.count()),
+            config,
+            placement,
+            drop_object,
+            memory,
+        }))
+    }
+
+    /// Puts every object into the depot, the first ones on top.
+    pub(super) fn fill(&self) {
+        let capacity = self.config.magazine();
+        let objects: Vec<NonNull<u8>> = self.placement.iter().map(|(_, object, ..)| object).collect();
+        for (number, objects) in (0..).zip(objects.chunks(capacity)).collect::<Vec<_>>().into_iter().rev() {
+            let magazine = self.magazines.get(number);
+            // SAFETY: the magazine has room for `capacity`, which a chunk does not exceed; nobody else has it or knows
+            // the pool yet.
+            unsafe {
+                for (place, object) in objects.iter().rev().enumerate() {
+                    Magazine::objects(magazine).add(place).write(*object);
+                }
+                Magazine::written(magazine);
+                self.depot.full.push(self, magazine, objects.len() as u32);
+            }
+        }
+    }
+
+    /// This thread's slot in the pool, if it has one.
+    ///
+    /// # Safety
+    /// `core` lives.
+    #[inline(always)]
+    unsafe fn own_slot(core: NonNull<Self>) -> Option<NonNull<Slot>> {
+        let number = thread::current();
+        if number >= MAX_THREADS {
+            return None;
+        }
+        // SAFETY: the pool lives, and the number is within the table. Only this thread makes its slot, so it sees it.
+        let slot = unsafe { (&raw const (*core.as_ptr()).slots).cast::<AtomicPtr<OwnedSlot>>().add(number) };
+        // SAFETY: as above. The slot is the first field of what the pointer points to.
+        NonNull::new(unsafe { (*slot).load(Ordering::Relaxed) }).map(NonNull::cast)
+    }
+
+    /// Gets `n` objects, or none.
+    ///
+    /// # Safety
+    /// `core` lives and will do so during the call: the caller has a handle or an object in use. `out` has room for `n`.
+    #[inline(always)]
+    pub(super) unsafe fn get(core: NonNull<Self>, out: *mut NonNull<u8>, n: usize) -> Result<(), Exhausted> {
+        // SAFETY: as the caller says.
+        unsafe {
+            match Self::own_slot(core) {
+                Some(slot) if Slot::get(slot, out, n) => Ok(()),
+                _ => Self::get_slowly(core, out, n),
+            }
+        }
+    }
+
+    /// Puts `n` objects. The pool may end in this call.
+    ///
+    /// # Safety
+    /// `core` lives; `objects` are `n` different ones of its own, in use and the caller's, who gives them up.
+    #[inline(always)]
+    pub(super) unsafe fn put(core: NonNull<Self>, objects: *const NonNull<u8>, n: usize) {
+        // SAFETY: as the caller says; while `n` objects are in use the pool lives.
+        unsafe {
+            match Self::own_slot(core) {
+                Some(slot) if Slot::put(slot, objects, n) => {}
+                _ => Self::put_slowly(core, objects, n),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for `get`.
+    #[cold]
+    #[inline(never)]
+    unsafe fn get_slowly(core: NonNull<Self>, out: *mut NonNull<u8>, n: usize) -> Result<(), Exhausted> {
+        if n == 0 {
+            return Ok(());
+        }
+        // SAFETY: it lives during the call.
+        let this = unsafe { core.as_ref() };
+        // SAFETY: the slot is this thread's, and lives as the pool does; `out` has room.
+        unsafe {
+            if let Some(slot) = Self::own_slot(core)
+                && let Ok(own) = Slot::enter(slot)
+                && own.get(&this.depot, this, out, n)
+            {
+                return Ok(());
+            }
+            let pin = Pin::new(this);
+            if this.life.is_closing() {
+                return Err(Exhausted);
+            }
+            let own = this.slot_under_lock(&pin);
+            if own.get(&this.depot, this, out, n) { Ok(()) } else { this.reclaim(&pin, &own, out, n) }
+        }
+    }
+
+    /// # Safety
+    /// As for `put`.
+    #[cold]
+    #[inline(never)]
+    unsafe fn put_slowly(core: NonNull<Self>, objects: *const NonNull<u8>, n: usize) {
+        if n == 0 {
+            return;
+        }
+        // SAFETY: the pool lives until the objects are counted home, which is the last step.
+        unsafe {
+            let this = core.as_ref();
+            if let Some(slot) = Self::own_slot(core)
+                && let Ok(own) = Slot::enter(slot)
+            {
+                own.put(&this.depot, this, objects, n);
+                return;
+            }
+            let pin = Pin::new(this);
+            if !this.life.is_closing() {
+                this.slot_under_lock(&pin).put(&this.depot, this, objects, n);
+                return;
+            }
+            drop(pin);
+            Self::came_home(core, n);
+        }
+    }
+
+    /// This thread's slot, made now if it has none and may have one; else the shared one.
+    fn slot_under_lock(&self, pin: &Pin<'_>) -> Hold {
+        debug_assert!(pin.is_of(self), "the lock of another pool");
+        let number = if self.config.cache_size() > 0 { thread::assign() } else { None };
+        let slot = number.and_then(|number| self.make_slot(number)).unwrap_or(NonNull::from(&self.shared));
+        // SAFETY: we hold the lock, so nobody else uses the shared slot, and no gate but ours to open is closed: the own slot
+        // is used by its thread only, which is this one.
+        unsafe { Hold::exclusive(slot) }
+    }
+
+    fn make_slot(&self, number: usize) -> Option<NonNull<Slot>> {
+        let entry = &self.slots[number];
+        let mut slot = entry.load(Ordering::Relaxed);
+        if slot.is_null() {
+            let first = self.base_magazines + 2 * number as u32;
+            slot = Box::into_raw(OwnedSlot::new(self.mode, self.config.magazine() as u32, first)?);
+            // Release: who reads the pointer sees the slot and its magazines.
+            entry.store(slot, Ordering::Release);
+            self.used.fetch_max(number + 1, Ordering::Release);
+        }
+        NonNull::new(slot.cast())
+    }
+
+    /// The slots of all threads that ever called.
+    pub(super) fn thread_slots(&self) -> impl Iterator<Item = &OwnedSlot> {
+        let used = self.used.load(Ordering::Acquire);
+        // SAFETY: a slot lives as long as the pool, and is changed through atomics only.
+        self.slots[..used].iter().filter_map(|slot| unsafe { slot.load(Ordering::Acquire).as_ref() })
+    }
+
+    /// Free in the depot or the shared slot, and cached by threads.
+    pub(super) fn counts(&self) -> Counts {
+        let size = self.config.count();
+        let free = (self.depot.full.objects() + self.shared.len()).min(size);
+        let cached: usize = self.thread_slots().map(|owned| owned.slot.len()).sum();
+        let cached = cached.min(size - free);
+        Counts { size, free, cached, in_use: size - free - cached }
+    }
+
+    /// Every magazine of the pool, by number, and where the numbers end.
+    pub(super) fn magazine_numbers(&self) -> usize {
+        self.base_magazines as usize + 2 * self.used.load(Ordering::Acquire)
+    }
+
+    /// Magazines that exist.
+    pub(super) fn magazine_count(&self) -> usize {
+        self.base_magazines as usize + 2 * self.thread_slots().count()
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        if let Some(drop_object) = self.drop_object {
+            for (_, object, ..) in self.placement.iter() {
+                // SAFETY: `drop_object` was given with an `init` that made a value in each object; a pool ends only
+                // when all are home, and each is dropped once.
+                unsafe { drop_object(object) };
+            }
+        }
+        for slot in &self.slots {
+            let slot = slot.load(Ordering::Relaxed);
+            if !slot.is_null() {
+                // SAFETY: made by `Box::into_raw` in `make_slot`, and nobody has the pool any more.
+                drop(unsafe { Box::from_raw(slot) });
+            }
+        }
+    }
+}
+
+/// How many objects are where. `free + cached + in_use` is always `size`.
+///
+/// The figures are read one after the other, so they are exact when no other thread is in a call, and an estimate
+/// otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Objects of the pool.
+    pub size: usize,
+    /// Free, and in nobody's cache.
+    pub free: usize,
+    /// Free, in threads' caches.
+    pub cached: usize,
+    /// Handed out and not yet put back.
+    pub in_use: usize,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { size, free, cached, in_use } = self;
+        write!(f, "{free} free + {cached} cached + {in_use} in use = {size}")
+    }
+}
