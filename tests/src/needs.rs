@@ -1,0 +1,136 @@
+//! What a test needs of the machine, and what becomes of it where that is missing.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use libtest_mimic::{Completion, Failed, Trial};
+
+use crate::hugepages::Reservation;
+use crate::namespace::Namespace;
+use crate::program;
+
+/// Something that not every machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// Effective user 0.
+    Root,
+    /// Network namespaces and veth pairs can be made.
+    Namespaces,
+    /// Huge pages of 2 MiB can be reserved, and a hugetlbfs mounted.
+    Hugepages,
+    /// `iperf3`.
+    Iperf3,
+    /// `ping`.
+    Ping,
+    /// `ethtool`.
+    Ethtool,
+    /// `tcpdump`.
+    Tcpdump,
+    /// `dpdk-testpmd`, with its drivers for AF_PACKET and in-memory ports.
+    Dpdk,
+    /// A nightly toolchain that rustup knows.
+    Nightly,
+    /// `script` of util-linux, which gives a program a terminal.
+    Script,
+    /// A user without privileges to run a program as: this one, or `setpriv` to become one.
+    Unprivileged,
+}
+
+impl Need {
+    /// Why the machine does not have it; nothing when it has. Looks once.
+    #[must_use]
+    pub fn missing(self) -> Option<String> {
+        static FOUND: Mutex<BTreeMap<Need, Option<String>>> = Mutex::new(BTreeMap::new());
+        let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+        found.entry(self).or_insert_with(|| self.probe().err().map(|reason| format!("{reason:#}"))).clone()
+    }
+
+    fn probe(self) -> Result<()> {
+        match self {
+            Self::Root => {
+                anyhow::ensure!(is_root(), "not root");
+            }
+            Self::Namespaces => {
+                on_path("ip", "iproute2")?;
+                let namespace = Namespace::new("probe")?;
+                namespace.ip(&["link", "add", "a", "type", "veth", "peer", "name", "b"])?;
+            }
+            Self::Hugepages => {
+                on_path("mount", "mount")?;
+                Reservation::new(1)?;
+            }
+            Self::Iperf3 => on_path("iperf3", "iperf3")?,
+            Self::Ping => on_path("ping", "iputils-ping")?,
+            Self::Ethtool => on_path("ethtool", "ethtool")?,
+            Self::Tcpdump => on_path("tcpdump", "tcpdump")?,
+            Self::Script => on_path("script", "bsdutils")?,
+            Self::Dpdk => on_path("dpdk-testpmd", "dpdk-dev")?,
+            Self::Nightly => {
+                on_path("rustup", "rustup")?;
+                let mut command = Command::new("rustup");
+                command.args(["run", "nightly", "cargo", "--version"]);
+                let finished = program::run(command, Duration::from_secs(30))?;
+                anyhow::ensure!(
+                    finished.status.success(),
+                    "no nightly toolchain: rustup toolchain install nightly"
+                );
+            }
+            Self::Unprivileged => {
+                if is_root() {
+                    on_path("setpriv", "util-linux")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether this process is root.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Where a program is, on the path or where a system keeps its own.
+#[must_use]
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(system).map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+fn on_path(program: &str, package: &str) -> Result<()> {
+    anyhow::ensure!(find(program).is_some(), "no {program} (Debian: apt install {package})");
+    Ok(())
+}
+
+/// Whether what is missing is a failure: `WIRERATE_REQUIRE=all`.
+#[must_use]
+pub fn all_required() -> bool {
+    std::env::var_os("WIRERATE_REQUIRE").is_some_and(|value| value == "all")
+}
+
+/// A test of this name that runs where all of `needs` are met.
+///
+/// Elsewhere it reports itself ignored, and says why; or failed, with `WIRERATE_REQUIRE=all`.
+pub fn trial(
+    name: &str,
+    needs: &'static [Need],
+    test: impl FnOnce() -> Result<()> + Send + 'static,
+) -> Trial {
+    Trial::ignorable_test(name, move || {
+        // Without root the rest cannot be had either, and need not be told.
+        let reason = needs.iter().find_map(|need| need.missing());
+        if let Some(reason) = reason {
+            if all_required() {
+                return Err(Failed::from(format!("WIRERATE_REQUIRE=all, and this machine has {reason}")));
+            }
+            return Ok(Completion::ignored_with(reason));
+        }
+        test().map(|()| Completion::Completed).map_err(|error| Failed::from(format!("{error:?}")))
+    })
+}
