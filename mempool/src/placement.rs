@@ -102,7 +102,7 @@ impl Placement {
         let run = self.runs[*self.by_address.get(after.checked_sub(1)?)?];
         let ahead = object.as_ptr() as usize - run.base.as_ptr() as usize;
         let nth = ahead / self.stride;
-        (ahead % self.stride == 0 && nth < run.count).then_some(run.first + nth)
+        (ahead.is_multiple_of(self.stride) && nth < run.count).then_some(run.first + nth)
     }
 }
 

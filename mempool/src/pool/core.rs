@@ -63,11 +63,7 @@ impl Find for Core {
 
 impl Core {
     /// A pool with no object in it yet: `fill` puts them in.
-    pub(super) fn new(
-        config: PoolConfig,
-        memory: Vec<Box<dyn Memory>>,
-        drop_object: Option<DropObject>,
-    ) -> Result<Box<Self>, PoolError> {
+    pub(super) fn new(config: PoolConfig, memory: Vec<Box<dyn Memory>>) -> Result<Box<Self>, PoolError> {
         config.check()?;
         let stride = config.stride().unwrap_or(usize::MAX);
         let placement =
@@ -100,7 +96,7 @@ impl Core {
             ledger: Ledger::new(config.count()),
             config,
             placement,
-            drop_object,
+            drop_object: None,
             memory,
         }))
     }

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
-use core::mem::MaybeUninit;
+use core::mem::{ManuallyDrop, MaybeUninit};
 use core::ptr::NonNull;
 
 use super::audit::Outstanding;
@@ -57,7 +57,7 @@ impl RawPool {
         memory: Vec<Box<dyn Memory>>,
         init: impl FnMut(NonNull<u8>, ObjectInfo),
     ) -> Result<Self, PoolError> {
-        Ok(Self::make(Core::new(config, memory, None)?, init))
+        Ok(Self::make(Core::new(config, memory)?, init, None))
     }
 
     /// As `with_init`; `drop_object` is called for every object before the memory is freed, by whichever thread ends the
@@ -74,34 +74,37 @@ impl RawPool {
         init: impl FnMut(NonNull<u8>, ObjectInfo),
         drop_object: DropObject,
     ) -> Result<Self, PoolError> {
-        let mut core = Core::new(config, memory, None)?;
-        let hook = &raw mut core.drop_object;
-        let pool = Self::make(core, init);
-        // SAFETY: the pool was made from `core`, nobody else knows it yet, and it has not moved.
-        unsafe { hook.write(Some(drop_object)) };
-        Ok(pool)
+        Ok(Self::make(Core::new(config, memory)?, init, Some(drop_object)))
     }
 
-    fn make(core: Box<Core>, mut init: impl FnMut(NonNull<u8>, ObjectInfo)) -> Self {
-        // SAFETY: a box is never null. `Core::end` makes it a box again, or the guard does if `init` panics.
-        let core = unsafe { NonNull::new_unchecked(Box::into_raw(core)) };
-        struct Unmake(NonNull<Core>);
-        impl Drop for Unmake {
+    fn make(
+        core: Box<Core>,
+        mut init: impl FnMut(NonNull<u8>, ObjectInfo),
+        drop_object: Option<DropObject>,
+    ) -> Self {
+        /// Frees the pool if `init` panics.
+        struct Unmade(NonNull<Core>);
+        impl Drop for Unmade {
             fn drop(&mut self) {
                 // SAFETY: made by `Box::into_raw`; nobody has a handle that may be used yet.
                 drop(unsafe { Box::from_raw(self.0.as_ptr()) });
             }
         }
-        let unmake = Unmake(core);
-        // SAFETY: it lives, and is not changed here but through atomics.
-        let this = unsafe { core.as_ref() };
-        for (index, object, piece, offset) in this.placement.iter() {
-            let device_address = this.memory[piece].device_address(offset);
-            init(object, ObjectInfo { index, device_address, handle: RawHandle(core) });
+        // SAFETY: a box is never null. `Core::end` makes it a box again, or `Unmade` does.
+        let core = unsafe { NonNull::new_unchecked(Box::into_raw(core)) };
+        let unmade = Unmade(core);
+        {
+            // SAFETY: it lives, and nothing else uses it yet.
+            let this = unsafe { core.as_ref() };
+            for (index, object, piece, offset) in this.placement.iter() {
+                let device_address = this.memory[piece].device_address(offset);
+                init(object, ObjectInfo { index, device_address, handle: RawHandle(core) });
+            }
+            this.fill();
         }
-        this.fill();
-        core::mem::forget(unmake);
-        Self(core)
+        // SAFETY: as above. Only now are there values in the objects, to be dropped with the pool.
+        unsafe { (*core.as_ptr()).drop_object = drop_object };
+        Self(ManuallyDrop::new(unmade).0)
     }
 
     #[inline(always)]

@@ -8,6 +8,8 @@ mod config;
 mod core;
 mod handle;
 mod lifetime;
+#[cfg(all(test, loom))]
+mod models;
 mod notes;
 mod reclaim;
 

@@ -59,6 +59,8 @@ use thiserror::Error;
 use crate::batch::{Batch, forget_front};
 use crate::sync::{Arc, Ordering};
 
+#[cfg(all(test, loom))]
+mod models;
 mod sequenced;
 mod spsc;
 mod storage;
