@@ -109,7 +109,7 @@ impl Clock {
     /// How long this many cycles take.
     #[must_use]
     pub fn to_duration(&self, cycles: u64) -> Duration {
-        Duration::from_nanos(self.to_ns(cycles))
+        Duration::from_nanos(self.ns_in(cycles))
     }
 
     /// The cycles in this time; `u64::MAX` if they are more.
@@ -129,8 +129,8 @@ impl Clock {
         let (then, wall) = self.anchor;
         // The two's complement difference also serves moments before the anchor.
         match cycles.wrapping_sub(then) as i64 {
-            after @ 0.. => wall.wrapping_add(self.to_ns(after.unsigned_abs())),
-            before => wall.wrapping_sub(self.to_ns(before.unsigned_abs())),
+            after @ 0.. => wall.wrapping_add(self.ns_in(after.unsigned_abs())),
+            before => wall.wrapping_sub(self.ns_in(before.unsigned_abs())),
         }
     }
 
@@ -140,7 +140,7 @@ impl Clock {
     }
 
     #[inline]
-    fn to_ns(&self, cycles: u64) -> u64 {
+    fn ns_in(&self, cycles: u64) -> u64 {
         let ns = (u128::from(cycles) * u128::from(self.ns_per_cycle)) >> 32;
         u64::try_from(ns).unwrap_or(u64::MAX)
     }

@@ -30,7 +30,6 @@ pub struct Eal {
 
 impl Eal {
     /// Starts with the defaults: an lcore on each CPU that may be used, hugepages where there are any.
-    #[must_use]
     pub fn builder() -> EalBuilder {
         EalBuilder::default()
     }

@@ -3,13 +3,13 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock, statfs};
 
 use super::MemoryError;
+use super::mapping::BackingFile;
 use crate::options::HugeUnlink;
 
 /// `HUGETLBFS_MAGIC` of `include/uapi/linux/magic.h`.
@@ -34,8 +34,8 @@ impl HugeDirectory {
         Ok(Self { path: path.to_owned(), page_size: told.f_bsize as usize })
     }
 
-    /// An empty file, locked as long as it is open, and its name unless it is removed already.
-    pub(super) fn create(&self, prefix: &str, unlink: HugeUnlink) -> io::Result<(OwnedFd, Option<PathBuf>)> {
+    /// An empty file, locked as long as it is open, with a name unless that is to be removed always.
+    pub(super) fn create(&self, prefix: &str, unlink: HugeUnlink) -> io::Result<BackingFile> {
         for count in 0u32.. {
             let path = self.path.join(format!("{prefix}map_{}_{count}", std::process::id()));
             let made = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
@@ -57,7 +57,7 @@ impl HugeDirectory {
                 }
                 HugeUnlink::Existing | HugeUnlink::Never => Some(path),
             };
-            return Ok((file.into(), path));
+            return Ok(BackingFile::new(file.into(), path));
         }
         Err(io::Error::other("every file name is taken"))
     }
@@ -97,35 +97,41 @@ mod tests {
         (directory, huge)
     }
 
-    fn names(directory: &tempfile::TempDir) -> usize {
-        fs::read_dir(directory.path()).unwrap().count()
+    fn names(directory: &tempfile::TempDir) -> Vec<String> {
+        let entries = fs::read_dir(directory.path()).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
     }
 
     #[test]
-    fn a_file_is_gone_from_the_directory_at_once_or_keeps_its_name() {
+    fn a_file_is_gone_from_the_directory_at_once_or_when_it_is_dropped() {
         let (root, huge) = directory();
-        let (_file, path) = huge.create("x", HugeUnlink::Always).unwrap();
-        assert_eq!((path, names(&root)), (None, 0));
-        let (_one, path) = huge.create("x", HugeUnlink::Existing).unwrap();
-        let (_two, other) = huge.create("x", HugeUnlink::Never).unwrap();
-        assert_ne!(path, other);
-        assert!(path.unwrap().exists() && other.unwrap().exists());
+        let _file = huge.create("x", HugeUnlink::Always).unwrap();
+        assert!(names(&root).is_empty());
+        let process = std::process::id();
+        let one = huge.create("x", HugeUnlink::Existing).unwrap();
+        let two = huge.create("x", HugeUnlink::Never).unwrap();
+        assert_eq!(names(&root), [format!("xmap_{process}_0"), format!("xmap_{process}_1")]);
+        drop(one);
+        assert_eq!(names(&root), [format!("xmap_{process}_1")]);
+        drop(two);
+        assert!(names(&root).is_empty());
     }
 
     #[test]
-    fn only_files_that_nobody_has_open_are_removed() {
+    fn only_files_of_this_prefix_that_nobody_has_open_are_removed() {
         let (root, huge) = directory();
-        let (used, path) = huge.create("x", HugeUnlink::Never).unwrap();
-        let path = path.unwrap();
-        for name in ["xmap_1_2", "ymap_1_2", "xmap_1", "xmap_1_2_3", "xmap__2", "rtemap_0"] {
+        let used = huge.create("x", HugeUnlink::Never).unwrap();
+        let others = ["rtemap_0", "xmap_1", "xmap_1_2_3", "xmap__2", "ymap_1_2"];
+        for name in others.iter().chain(&["xmap_1_2"]) {
             fs::write(root.path().join(name), "").unwrap();
         }
         assert_eq!(huge.remove_left("x"), 1);
-        assert!(path.exists() && !root.path().join("xmap_1_2").exists());
-        assert_eq!(names(&root), 6);
+        assert!(names(&root).contains(&format!("xmap_{}_0", std::process::id())));
         drop(used);
-        assert_eq!(huge.remove_left("x"), 1);
-        assert!(!path.exists());
+        assert_eq!(names(&root), others);
     }
 
     #[test]

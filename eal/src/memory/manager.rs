@@ -1,17 +1,16 @@
 //! The chain: hugetlb pages, then transparent huge pages, then ordinary ones.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::hugefile::HugeDirectory;
 use super::hugetlb::{self, HugetlbPool};
 use super::ledger::Ledger;
-use super::mapping::Mapping;
-use super::numa::{self, Policy};
+use super::mapping::{BackingFile, Mapping};
+use super::numa::Policy;
 use super::region::Place;
 use super::segment::{Carved, Segment};
 use super::transparent::{self, TransparentMode};
@@ -115,8 +114,7 @@ impl MemoryManager {
                     tracing::debug!("{name}: not in {other}: {reason}");
                 }
                 tracing::debug!("{name}: {} in {kind}", Bytes(len as u64));
-                let numa = if let Place::Carved(carved) = &place { carved.segment().node() } else { numa };
-                Ok(Region::new(place, len, kind, numa, shared, name, entry))
+                Ok(Region::new(place, len, kind, shared, name, entry))
             }
             None => Err(MemoryError::Exhausted { name, len: len as u64, node: numa, attempts }),
         }
@@ -194,7 +192,7 @@ impl MemoryManager {
             return Err(lacking(pool, wish));
         }
         let mapping = self.hugetlb(wish, pool)?;
-        let segment = Segment::new(mapping, wish.numa, wish.shared);
+        let segment = Segment::new(mapping, wish.shared);
         segments.push(Arc::downgrade(&segment));
         segment.carve(wish.len, wish.align).ok_or_else(|| "the new page has no room".into())
     }
@@ -203,16 +201,13 @@ impl MemoryManager {
     fn hugetlb(&self, wish: &Wish<'_>, pool: &HugetlbPool) -> Tried<Mapping> {
         let page = pool.page_size;
         let len = wish.len.checked_next_multiple_of(page).ok_or("the length overflows")?;
-        let (file, path) = self.huge_file(wish, page)?;
-        // From here on the mapping, or the file's end, gives back what was taken.
-        let mapping = ftruncate(&file, len as u64)
-            .map_err(io::Error::from)
-            .and_then(|()| Mapping::shared(file, path, len, wish.align, page))
-            .map_err(|error| match error.raw_os_error() {
+        let file = self.huge_file(wish, page)?;
+        let mut mapping =
+            Mapping::shared(file, len, wish.align, page).map_err(|error| match error.raw_os_error() {
                 Some(libc::ENOMEM) => lacking(pool, wish),
                 _ => format!("mapping them failed: {error}"),
             })?;
-        wish.bind(&mapping, Policy::Bind)?;
+        wish.bind(&mut mapping, Policy::Bind)?;
         mapping.populate(false).map_err(|error| match error.raw_os_error() {
             Some(libc::EINVAL) => "populating them needs Linux 5.14".to_owned(),
             // EFAULT: touching a page would have been answered by SIGBUS, because there is none.
@@ -224,7 +219,7 @@ impl MemoryManager {
 
     /// A file whose pages have `page` bytes: in the directory that was named, without a name, or in a directory
     /// that is mounted.
-    fn huge_file(&self, wish: &Wish<'_>, page: usize) -> Tried<(OwnedFd, Option<PathBuf>)> {
+    fn huge_file(&self, wish: &Wish<'_>, page: usize) -> Tried<BackingFile> {
         let MemoryConfig { prefix, unlink, .. } = &self.config;
         if let Some(directory) = &self.directory {
             if directory.page_size != page {
@@ -239,7 +234,7 @@ impl MemoryManager {
         let size = MemfdFlags::from_bits_retain(page.trailing_zeros() << 26);
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | size;
         let refused = match memfd_create(wish.label().as_str(), flags) {
-            Ok(file) => return Ok((file, None)),
+            Ok(file) => return Ok(BackingFile::new(file, None)),
             Err(error) => format!("memfd_create failed: {error}"),
         };
         if self.config.in_memory {
@@ -277,8 +272,7 @@ impl MemoryManager {
                 return Mapping::anonymous(len, wish.align);
             }
             let file = memfd_create(wish.label().as_str(), MemfdFlags::CLOEXEC)?;
-            ftruncate(&file, len as u64)?;
-            Mapping::shared(file, None, len, wish.align, meminfo::page_size())
+            Mapping::shared(BackingFile::new(file, None), len, wish.align, meminfo::page_size())
         })
     }
 
@@ -291,8 +285,8 @@ impl MemoryManager {
         {
             return Err(format!("{} available", Bytes(available)));
         }
-        let mapping = map(len).map_err(|error| format!("mapping them failed: {error}"))?;
-        wish.bind(&mapping, Policy::Prefer)?;
+        let mut mapping = map(len).map_err(|error| format!("mapping them failed: {error}"))?;
+        wish.bind(&mut mapping, Policy::Prefer)?;
         mapping.populate(true).map_err(|error| format!("populating them failed: {error}"))?;
         Ok(mapping)
     }
@@ -315,9 +309,9 @@ impl Wish<'_> {
     }
 
     /// Binds the mapping to the node that was asked for, if any.
-    fn bind(&self, mapping: &Mapping, policy: Policy) -> Tried<()> {
+    fn bind(&self, mapping: &mut Mapping, policy: Policy) -> Tried<()> {
         let Some(node) = self.numa else { return Ok(()) };
-        match numa::apply(mapping, node, policy) {
+        match mapping.bind(node, policy) {
             Ok(()) => Ok(()),
             // Not a lack of memory: the kernel has no NUMA, or a container forbids the call.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {

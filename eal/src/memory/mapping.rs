@@ -1,43 +1,66 @@
 //! One mapping in this process's address space, and the file behind it.
 
 use std::ffi::c_void;
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::ptr::{self, NonNull};
 
+use rustix::fs::ftruncate;
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 use super::meminfo;
+use super::numa::{self, Policy};
+
+/// A file that has memory for its content.
+#[derive(Debug)]
+pub(super) struct BackingFile {
+    fd: OwnedFd,
+    /// Its name, if it has one; removed on drop.
+    path: Option<PathBuf>,
+}
+
+impl BackingFile {
+    pub(super) fn new(fd: OwnedFd, path: Option<PathBuf>) -> Self {
+        Self { fd, path }
+    }
+}
+
+impl Drop for BackingFile {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path
+            && let Err(error) = fs::remove_file(path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!("hugepages stay in use: removing {} failed: {error}", path.display());
+        }
+    }
+}
 
 /// Readable, writable memory from the kernel, given back on drop. New memory is zeroed.
 #[derive(Debug)]
 pub(super) struct Mapping {
     base: NonNull<u8>,
     len: usize,
-    file: Option<OwnedFd>,
-    /// The name of the file, if it has one; removed on drop.
-    path: Option<PathBuf>,
+    file: Option<BackingFile>,
+    /// The NUMA node that its pages come from, if they were bound to one.
+    node: Option<u32>,
 }
 
 impl Mapping {
     /// Private memory. `len` is a multiple of the page size.
     pub(super) fn anonymous(len: usize, align: usize) -> io::Result<Self> {
         let base = map(len, align, meminfo::page_size(), None)?;
-        Ok(Self { base, len, file: None, path: None })
+        Ok(Self { base, len, file: None, node: None })
     }
 
-    /// The first `len` bytes of `file`, whose pages have `page` bytes. `path` is its name, to be removed on drop.
-    pub(super) fn shared(
-        file: OwnedFd,
-        path: Option<PathBuf>,
-        len: usize,
-        align: usize,
-        page: usize,
-    ) -> io::Result<Self> {
-        let base = map(len, align, page, Some(file.as_fd()))?;
-        Ok(Self { base, len, file: Some(file), path })
+    /// `file`, made `len` bytes long. Its pages have `page` bytes, and the length is a multiple of that.
+    pub(super) fn shared(file: BackingFile, len: usize, align: usize, page: usize) -> io::Result<Self> {
+        ftruncate(&file.fd, len as u64)?;
+        let base = map(len, align, page, Some(file.fd.as_fd()))?;
+        Ok(Self { base, len, file: Some(file), node: None })
     }
 
     pub(super) fn base(&self) -> NonNull<u8> {
@@ -49,7 +72,18 @@ impl Mapping {
     }
 
     pub(super) fn file(&self) -> Option<BorrowedFd<'_>> {
-        self.file.as_ref().map(AsFd::as_fd)
+        self.file.as_ref().map(|file| file.fd.as_fd())
+    }
+
+    pub(super) fn node(&self) -> Option<u32> {
+        self.node
+    }
+
+    /// Makes pages that are not there yet come from `node`.
+    pub(super) fn bind(&mut self, node: u32, policy: Policy) -> io::Result<()> {
+        numa::apply(self, node, policy)?;
+        self.node = Some(node);
+        Ok(())
     }
 
     /// Asks for transparent huge pages.
@@ -94,12 +128,6 @@ impl Drop for Mapping {
         // SAFETY: `map` made exactly this mapping for this value, and it is unmapped only here.
         let unmapped = unsafe { munmap(self.address(), self.len) };
         debug_assert!(unmapped.is_ok(), "munmap of {} bytes failed: {unmapped:?}", self.len);
-        if let Some(path) = &self.path
-            && let Err(error) = std::fs::remove_file(path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!("hugepages stay in use: removing {} failed: {error}", path.display());
-        }
     }
 }
 
@@ -144,9 +172,10 @@ fn map_at(
 ) -> io::Result<NonNull<u8>> {
     debug_assert!(!flags.contains(MapFlags::FIXED), "it would replace what is mapped there");
     let access = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: without MAP_FIXED the kernel maps only where nothing is mapped, so nobody's memory changes.
     let base = match file {
+        // SAFETY: without MAP_FIXED the kernel maps only where nothing is mapped, so nobody's memory changes.
         Some(file) => unsafe { mmap(address, len, access, flags | MapFlags::SHARED, file, 0) },
+        // SAFETY: as above.
         None => unsafe { mmap_anonymous(address, len, access, flags | MapFlags::PRIVATE) },
     }?;
     NonNull::new(base.cast()).ok_or_else(|| io::Error::other("the kernel mapped it at the null address"))

@@ -16,7 +16,6 @@ pub struct Region {
     place: Place,
     len: usize,
     kind: PageKind,
-    numa: Option<u32>,
     shared: bool,
     name: String,
     _entry: Entry,
@@ -32,11 +31,11 @@ pub(super) enum Place {
 }
 
 impl Place {
-    /// Bytes from the beginning of the place to its end, at least.
-    fn room(&self) -> usize {
+    /// The mapping that it lies in, and where in it.
+    fn mapping(&self) -> (&Mapping, usize) {
         match self {
-            Self::Own(mapping) => mapping.len(),
-            Self::Carved(carved) => carved.segment().mapping().len() - carved.offset(),
+            Self::Own(mapping) => (mapping, 0),
+            Self::Carved(carved) => (carved.mapping(), carved.offset()),
         }
     }
 }
@@ -46,13 +45,13 @@ impl Region {
         place: Place,
         len: usize,
         kind: PageKind,
-        numa: Option<u32>,
         shared: bool,
         name: String,
         entry: Entry,
     ) -> Self {
-        debug_assert!(len <= place.room());
-        Self { place, len, kind, numa, shared, name, _entry: entry.obtained(kind) }
+        let (mapping, offset) = place.mapping();
+        debug_assert!(len <= mapping.len() - offset);
+        Self { place, len, kind, shared, name, _entry: entry.obtained(kind) }
     }
 
     /// What it is made of.
@@ -64,7 +63,7 @@ impl Region {
     /// The NUMA node to which its pages are bound; none if they may lie on any.
     #[must_use]
     pub fn numa(&self) -> Option<u32> {
-        self.numa
+        self.place.mapping().0.node()
     }
 
     /// What it is for; empty if nobody said.
@@ -100,9 +99,7 @@ unsafe impl Memory for Region {
         if !self.shared {
             return None;
         }
-        match &self.place {
-            Place::Own(mapping) => Some((mapping.file()?, 0)),
-            Place::Carved(carved) => Some((carved.segment().mapping().file()?, carved.offset() as u64)),
-        }
+        let (mapping, offset) = self.place.mapping();
+        Some((mapping.file()?, offset as u64))
     }
 }

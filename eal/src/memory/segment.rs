@@ -11,7 +11,6 @@ use super::meminfo;
 #[derive(Debug)]
 pub(super) struct Segment {
     mapping: Mapping,
-    node: Option<u32>,
     shared: bool,
     room: Mutex<Room>,
 }
@@ -26,22 +25,14 @@ struct Room {
 }
 
 impl Segment {
-    pub(super) fn new(mapping: Mapping, node: Option<u32>, shared: bool) -> Arc<Self> {
+    pub(super) fn new(mapping: Mapping, shared: bool) -> Arc<Self> {
         let room = Room { holes: vec![0..mapping.len(); 1], clean_from: 0 };
-        Arc::new(Self { mapping, node, shared, room: Mutex::new(room) })
+        Arc::new(Self { mapping, shared, room: Mutex::new(room) })
     }
 
     /// Whether a region for this node, shared or not, may lie in it.
     pub(super) fn suits(&self, node: Option<u32>, shared: bool) -> bool {
-        self.shared == shared && (node.is_none() || self.node == node)
-    }
-
-    pub(super) fn mapping(&self) -> &Mapping {
-        &self.mapping
-    }
-
-    pub(super) fn node(&self) -> Option<u32> {
-        self.node
+        self.shared == shared && (node.is_none() || self.mapping.node() == node)
     }
 
     /// The first `len` free bytes at a multiple of `align`, zeroed.
@@ -104,8 +95,8 @@ pub(super) struct Carved {
 }
 
 impl Carved {
-    pub(super) fn segment(&self) -> &Arc<Segment> {
-        &self.segment
+    pub(super) fn mapping(&self) -> &Mapping {
+        &self.segment.mapping
     }
 
     /// Where in the segment it begins, in bytes.
@@ -134,11 +125,13 @@ mod tests {
 
     /// Ordinary pages: carving is the same.
     fn segment(pages: usize) -> Arc<Segment> {
-        Segment::new(Mapping::anonymous(pages * 4096, 1 << 16).unwrap(), None, true)
+        Segment::new(Mapping::anonymous(pages * 4096, 1 << 16).unwrap(), true)
     }
 
-    fn holes(segment: &Segment) -> Vec<Range<usize>> {
-        segment.room.lock().unwrap().holes.clone()
+    /// Where holes begin and end, in pages.
+    fn holes(segment: &Segment) -> Vec<(usize, usize)> {
+        let holes = &segment.room.lock().unwrap().holes;
+        holes.iter().map(|hole| (hole.start / 4096, hole.end / 4096)).collect()
     }
 
     #[test]
@@ -149,13 +142,13 @@ mod tests {
         let c = segment.carve(4096 + 1, 1).unwrap();
         assert_eq!((a.offset(), b.offset(), c.offset()), (0, 4096, 3 * 4096));
         drop(b);
-        assert_eq!(holes(&segment), [4096..3 * 4096, 5 * 4096..16 * 4096]);
+        assert_eq!(holes(&segment), [(1, 3), (5, 16)]);
         assert_eq!(segment.carve(3 * 4096, 1).unwrap().offset(), 5 * 4096);
         assert_eq!(segment.carve(2 * 4096, 1).unwrap().offset(), 4096);
         drop(c);
-        assert_eq!(holes(&segment), [4096..16 * 4096]);
+        assert_eq!(holes(&segment), [(1, 16)]);
         drop(a);
-        assert_eq!(holes(&segment), [0..16 * 4096]);
+        assert_eq!(holes(&segment), [(0, 16)]);
         assert!(segment.carve(16 * 4096 + 1, 1).is_none());
         assert!(segment.carve(usize::MAX, 1).is_none());
     }
@@ -186,8 +179,8 @@ mod tests {
 
     #[test]
     fn private_and_shared_regions_do_not_meet() {
-        let segment = Segment::new(Mapping::anonymous(4096, 1).unwrap(), Some(1), true);
-        assert!(segment.suits(None, true) && segment.suits(Some(1), true));
+        let segment = Segment::new(Mapping::anonymous(4096, 1).unwrap(), true);
+        assert!(segment.suits(None, true));
         assert!(!segment.suits(Some(0), true) && !segment.suits(None, false));
     }
 }
