@@ -1,0 +1,66 @@
+//! How many mbufs a program needs, and the pool that has them.
+
+use anyhow::{Result, ensure};
+use wirerate_eal::Eal;
+use wirerate_mempool::PoolSize;
+use wirerate_pmd::port::Opened;
+use wirerate_pmd::{MbufPool, MbufPoolConfig, Port, PortConfig};
+
+/// What a program will do with its mbufs.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Receive and transmit queues of each port.
+    pub queues: (u16, u16),
+    /// Descriptors in each receive and transmit ring.
+    pub descriptors: (u16, u16),
+    /// Threads that take and give back mbufs.
+    pub threads: usize,
+    /// Mbufs that each of them may keep at hand.
+    pub cache: usize,
+    /// Packets that travel together.
+    pub burst: usize,
+}
+
+impl Plan {
+    /// What `ports` hold in their rings, the threads in their caches and the bursts under way, summed up.
+    #[must_use]
+    pub fn size(&self, ports: &[Port<Opened>]) -> PoolSize {
+        let shape = PortConfig::send_only()
+            .rx_queues(self.queues.0)
+            .tx_queues(self.queues.1)
+            .descriptors(self.descriptors.0, self.descriptors.1);
+        let mut size = PoolSize::new()
+            .caches(self.threads, self.cache)
+            .bursts(ports.len() * usize::from(self.queues.0.max(self.queues.1)), self.burst);
+        for port in ports {
+            let info = port.info();
+            size = size
+                .rings(usize::from(self.queues.0), (info.rx_held)(&shape))
+                .rings(usize::from(self.queues.1), (info.tx_held)(&shape));
+        }
+        size
+    }
+
+    /// The pool: of `asked` mbufs, which must be enough, or of as many as needed and at least `usual`.
+    ///
+    /// # Errors
+    /// When `asked` is less than what the ports, threads and bursts need (the message has the sum), or there is
+    /// not enough memory.
+    pub fn pool(
+        &self,
+        eal: &Eal,
+        ports: &[Port<Opened>],
+        asked: Option<usize>,
+        usual: usize,
+        data_room: usize,
+    ) -> Result<MbufPool> {
+        let size = self.size(ports);
+        if let Some(asked) = asked {
+            size.check(asked)?;
+        }
+        let count = asked.unwrap_or_else(|| size.objects().max(usual));
+        ensure!(count > 0, "a pool needs at least one mbuf");
+        let config = MbufPoolConfig::new("mbufs", count).cache(self.cache).data_room(data_room);
+        Ok(MbufPool::new(eal, &config)?)
+    }
+}

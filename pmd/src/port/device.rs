@@ -1,0 +1,177 @@
+//! What a driver has to offer: the control side of a device, and its queues.
+
+use core::fmt;
+use std::os::fd::BorrowedFd;
+
+use super::{Counters, PortConfig, PortError};
+use crate::net::MacAddress;
+use crate::packet::Burst;
+
+/// What is fixed about a device.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DeviceInfo {
+    /// The driver's name, `net_ring` for instance.
+    pub driver: &'static str,
+    /// The most receive queues that it can have.
+    pub max_rx_queues: u16,
+    /// The most transmit queues that it can have.
+    pub max_tx_queues: u16,
+    /// The NUMA node that it is on, where that is known.
+    pub numa: Option<u32>,
+    /// The longest frame that it takes and gives, in bytes without the frame check sequence.
+    pub max_frame: usize,
+    /// Mbufs of the receive pool that the device itself holds for each receive queue, beside those in the
+    /// application's hands: its ring's worth, or 0 when it copies.
+    pub rx_held: fn(&PortConfig) -> usize,
+    /// Mbufs that the device holds for each transmit queue.
+    pub tx_held: fn(&PortConfig) -> usize,
+}
+
+impl DeviceInfo {
+    /// A device of `driver` with `max_rx_queues` and `max_tx_queues`, frames of up to 64 KiB, and no mbufs of
+    /// its own.
+    #[must_use]
+    pub fn new(driver: &'static str, max_rx_queues: u16, max_tx_queues: u16) -> Self {
+        Self {
+            driver,
+            max_rx_queues,
+            max_tx_queues,
+            numa: None,
+            max_frame: usize::from(u16::MAX),
+            rx_held: |_| 0,
+            tx_held: |_| 0,
+        }
+    }
+}
+
+/// The state of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// Whether packets can pass.
+    pub up: bool,
+    /// Megabits a second, where that is known.
+    pub speed: Option<u32>,
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.up, self.speed) {
+            (false, _) => f.write_str("down"),
+            (true, None) => f.write_str("up"),
+            (true, Some(speed)) if speed % 1000 == 0 => write!(f, "up, {} Gb/s", speed / 1000),
+            (true, Some(speed)) => write!(f, "up, {speed} Mb/s"),
+        }
+    }
+}
+
+/// Counts that the device keeps itself, since its last reset.
+#[derive(Debug, Clone, Default)]
+pub struct DeviceStats {
+    /// Packets lost before they were polled, beside those that the queues counted.
+    pub missed: u64,
+    /// What else it counts, by name.
+    pub extended: Vec<(String, u64)>,
+}
+
+/// The queues of a started device, in order.
+#[derive(Debug)]
+pub struct DeviceQueues {
+    /// Receive queues.
+    pub rx: Vec<Box<dyn RxDriver>>,
+    /// Transmit queues.
+    pub tx: Vec<Box<dyn TxDriver>>,
+}
+
+/// The control side of a device, as its driver writes it. [`Port`](super::Port) keeps the order of calls:
+/// `configure` before `start`, `start` and `stop` in turns, queues gone before `stop`.
+pub trait Device: Send + fmt::Debug {
+    /// What is fixed about the device.
+    fn info(&self) -> DeviceInfo;
+
+    /// Takes a configuration. Queue counts are within [`info`](Self::info)'s limits.
+    ///
+    /// # Errors
+    /// [`PortError`] when the device cannot be so.
+    fn configure(&mut self, config: &PortConfig) -> Result<(), PortError>;
+
+    /// Starts the device and gives out its queues, as many of each as were configured.
+    ///
+    /// # Errors
+    /// [`PortError`] when the device does not start.
+    fn start(&mut self) -> Result<DeviceQueues, PortError>;
+
+    /// Stops the device; its queues are gone.
+    ///
+    /// # Errors
+    /// [`PortError`] when the device does not stop.
+    fn stop(&mut self) -> Result<(), PortError>;
+
+    /// The state of the link.
+    fn link(&self) -> Link;
+
+    /// The station address.
+    fn mac(&self) -> MacAddress;
+
+    /// The largest payload of a frame, in bytes; 1500 for plain Ethernet.
+    fn mtu(&self) -> usize {
+        1500
+    }
+
+    /// Changes the station address.
+    ///
+    /// # Errors
+    /// [`PortError::Unsupported`] unless the driver can.
+    fn set_mac(&mut self, _mac: MacAddress) -> Result<(), PortError> {
+        Err(PortError::Unsupported { what: "a change of the MAC address" })
+    }
+
+    /// Changes the largest payload.
+    ///
+    /// # Errors
+    /// [`PortError::Unsupported`] unless the driver can.
+    fn set_mtu(&mut self, _mtu: usize) -> Result<(), PortError> {
+        Err(PortError::Unsupported { what: "a change of the MTU" })
+    }
+
+    /// Switches reception of frames for other stations on or off.
+    ///
+    /// # Errors
+    /// [`PortError::Unsupported`] unless the driver can.
+    fn set_promiscuous(&mut self, _on: bool) -> Result<(), PortError> {
+        Err(PortError::Unsupported { what: "promiscuous mode" })
+    }
+
+    /// What the device itself has counted.
+    fn stats(&self) -> DeviceStats {
+        DeviceStats::default()
+    }
+
+    /// Sets the device's own counts to zero.
+    fn reset_stats(&mut self) {}
+}
+
+/// A receive queue, as its driver writes it.
+pub trait RxDriver: Send + fmt::Debug {
+    /// Adds received packets to `burst`, as many as it has room for and there are. The queue around it counts
+    /// packets and bytes; the driver counts drops.
+    fn rx_burst(&mut self, burst: &mut Burst, counters: &Counters);
+
+    /// Whether nothing can ever come again: the end of a file.
+    fn ended(&self) -> bool {
+        false
+    }
+
+    /// A descriptor that becomes readable when packets wait, for those who sleep.
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+/// A transmit queue, as its driver writes it.
+pub trait TxDriver: Send + fmt::Debug {
+    /// Takes packets off the front of `burst`, as many as the queue has room for, and counts those that it
+    /// sends ([`Counters::passed`]) and those that cannot be sent, which it drops. What it leaves in the burst
+    /// may be offered again.
+    fn tx_burst(&mut self, burst: &mut Burst, counters: &Counters);
+}

@@ -1,0 +1,393 @@
+//! A port: the control side of a device, in one of three states that are types.
+//!
+//! ```text
+//! Port<Opened> --configure--> Port<Configured> --start--> Port<Started> + Queues
+//!                                    ^                          |
+//!                                    +---------- stop ----------+   (all queues given back)
+//! ```
+
+use core::fmt;
+use std::sync::Arc;
+
+use super::counters::PortStats;
+use super::queue::Lease;
+use super::{Counters, Device, DeviceInfo, Link, PortError, RxQueue, TxQueue};
+use crate::net::MacAddress;
+use crate::packet::MbufPool;
+
+/// How a port is to be.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PortConfig {
+    /// Receive queues.
+    pub rx_queues: u16,
+    /// Transmit queues.
+    pub tx_queues: u16,
+    /// Descriptors in each receive queue's ring.
+    pub rx_descriptors: u16,
+    /// Descriptors in each transmit queue's ring.
+    pub tx_descriptors: u16,
+    /// Where received packets are put. A port that only sends needs none.
+    pub pool: Option<MbufPool>,
+    /// Whether frames for other stations are received too; on, as forwarders need it.
+    pub promiscuous: bool,
+    /// The largest payload in bytes; none leaves it as it is.
+    pub mtu: Option<usize>,
+}
+
+impl PortConfig {
+    /// Descriptors in a ring by default, as in DPDK's l2fwd.
+    pub const DEFAULT_DESCRIPTORS: u16 = 1024;
+
+    /// One queue each way, which receives into `pool`.
+    #[must_use]
+    pub fn new(pool: MbufPool) -> Self {
+        Self { pool: Some(pool), ..Self::send_only() }.rx_queues(1)
+    }
+
+    /// One transmit queue and nothing to receive.
+    #[must_use]
+    pub fn send_only() -> Self {
+        Self {
+            rx_queues: 0,
+            tx_queues: 1,
+            rx_descriptors: Self::DEFAULT_DESCRIPTORS,
+            tx_descriptors: Self::DEFAULT_DESCRIPTORS,
+            pool: None,
+            promiscuous: true,
+            mtu: None,
+        }
+    }
+
+    /// Sets the number of receive queues.
+    #[must_use]
+    pub fn rx_queues(mut self, count: u16) -> Self {
+        self.rx_queues = count;
+        self
+    }
+
+    /// Sets the number of transmit queues.
+    #[must_use]
+    pub fn tx_queues(mut self, count: u16) -> Self {
+        self.tx_queues = count;
+        self
+    }
+
+    /// Sets the descriptors of each receive and each transmit ring.
+    #[must_use]
+    pub fn descriptors(mut self, rx: u16, tx: u16) -> Self {
+        (self.rx_descriptors, self.tx_descriptors) = (rx, tx);
+        self
+    }
+
+    /// Sets whether frames for other stations are received.
+    #[must_use]
+    pub fn promiscuous(mut self, on: bool) -> Self {
+        self.promiscuous = on;
+        self
+    }
+
+    /// Sets the largest payload, in bytes.
+    #[must_use]
+    pub fn mtu(mut self, bytes: usize) -> Self {
+        self.mtu = Some(bytes);
+        self
+    }
+}
+
+/// A port as it was found: its device is known and nothing is set up.
+#[derive(Debug)]
+pub struct Opened(());
+
+/// A port whose device has a configuration and is at rest.
+#[derive(Debug)]
+pub struct Configured {
+    config: PortConfig,
+    rx: Vec<Arc<Counters>>,
+    tx: Vec<Arc<Counters>>,
+}
+
+/// A port whose queues are given out.
+#[derive(Debug)]
+pub struct Started {
+    configured: Configured,
+    lease: Lease,
+}
+
+/// The queues of a started port, in the order of their numbers.
+#[derive(Debug)]
+pub struct Queues {
+    /// Receive queues.
+    pub rx: Vec<RxQueue>,
+    /// Transmit queues.
+    pub tx: Vec<TxQueue>,
+}
+
+/// A port that cannot stop because some of its queues still have owners. Drop those and stop it again.
+#[derive(Debug)]
+pub struct StillHeld {
+    /// The port, still running.
+    pub port: Port<Started>,
+    /// How many of its queues are not given back.
+    pub queues: usize,
+}
+
+impl fmt::Display for StillHeld {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} cannot stop: {} of its queues are still held", self.port.name(), self.queues)
+    }
+}
+
+impl std::error::Error for StillHeld {}
+
+/// A port in state `S`: [`Opened`], [`Configured`] or [`Started`]. What a state does not allow does not
+/// compile; a port that is not started has no queue to poll:
+///
+/// ```compile_fail
+/// fn poll(port: wirerate_pmd::Port<wirerate_pmd::port::Configured>) {
+///     port.rx_queues[0].rx_burst(&mut Default::default());
+/// }
+/// ```
+///
+/// Dropping a port in any state stops its device; queues that are still held then find nothing and send
+/// nothing more than what is under way.
+pub struct Port<S> {
+    device: Box<dyn Device>,
+    name: String,
+    id: u16,
+    state: S,
+}
+
+impl Port<Opened> {
+    /// A port over `device`, called `name`, with the number `id` in its packets.
+    #[must_use]
+    pub fn new(device: Box<dyn Device>, name: impl Into<String>, id: u16) -> Self {
+        Self { device, name: name.into(), id, state: Opened(()) }
+    }
+
+    /// Gives the device a configuration.
+    ///
+    /// # Errors
+    /// [`PortError`] says what the device cannot do.
+    pub fn configure(mut self, config: &PortConfig) -> Result<Port<Configured>, PortError> {
+        self.check(config)?;
+        self.device.configure(config)?;
+        let state = Configured::new(config);
+        Ok(Port { device: self.device, name: self.name, id: self.id, state })
+    }
+}
+
+impl Configured {
+    fn new(config: &PortConfig) -> Self {
+        let counters = |count: u16| (0..count).map(|_| Arc::new(Counters::new())).collect();
+        Self { config: config.clone(), rx: counters(config.rx_queues), tx: counters(config.tx_queues) }
+    }
+}
+
+impl Port<Configured> {
+    /// Gives the device another configuration; counters start anew.
+    ///
+    /// # Errors
+    /// [`PortError`] says what the device cannot do. The port is gone then: open it again.
+    pub fn reconfigure(mut self, config: &PortConfig) -> Result<Self, PortError> {
+        self.check(config)?;
+        self.device.configure(config)?;
+        self.state = Configured::new(config);
+        Ok(self)
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &PortConfig {
+        &self.state.config
+    }
+
+    /// Starts the device and gives out its queues.
+    ///
+    /// # Errors
+    /// [`PortError`] says why the device did not start. The port is gone then: open it again.
+    pub fn start(mut self) -> Result<(Port<Started>, Queues), PortError> {
+        let queues = self.device.start()?;
+        let lease = Lease::new(());
+        let mut rx = Vec::new();
+        for ((index, driver), counters) in (0..).zip(queues.rx).zip(&self.state.rx) {
+            rx.push(RxQueue::new(driver, Arc::clone(counters), self.id, index, Arc::clone(&lease)));
+        }
+        let mut tx = Vec::new();
+        for ((index, driver), counters) in (0..).zip(queues.tx).zip(&self.state.tx) {
+            tx.push(TxQueue::new(driver, Arc::clone(counters), self.id, index, Arc::clone(&lease)));
+        }
+        let state = Started { configured: self.state, lease };
+        let port = Port { device: self.device, name: self.name, id: self.id, state };
+        Ok((port, Queues { rx, tx }))
+    }
+}
+
+impl Port<Started> {
+    /// Stops the device, once all queues are dropped.
+    ///
+    /// # Errors
+    /// [`StillHeld`] gives the running port back while a queue is held. A device that cannot stop says so in
+    /// the log, and is as good as stopped: it has no queues.
+    pub fn stop(mut self) -> Result<Port<Configured>, Box<StillHeld>> {
+        let queues = Arc::strong_count(&self.state.lease) - 1;
+        if queues > 0 {
+            return Err(Box::new(StillHeld { port: self, queues }));
+        }
+        if let Err(error) = self.device.stop() {
+            tracing::warn!("{}: {error}", self.name);
+        }
+        Ok(Port { device: self.device, name: self.name, id: self.id, state: self.state.configured })
+    }
+
+    /// The eight basic statistics.
+    #[must_use]
+    pub fn stats(&self) -> PortStats {
+        self.state.configured.stats(&*self.device)
+    }
+
+    /// The extended statistics: each queue's counts, each drop by its reason, and what the device counts.
+    #[must_use]
+    pub fn xstats(&self) -> Vec<(String, u64)> {
+        self.state.configured.xstats(&*self.device)
+    }
+
+    /// Packets that the device itself lost before any queue saw them; part of `imissed`.
+    #[must_use]
+    pub fn device_missed(&self) -> u64 {
+        self.device.stats().missed
+    }
+
+    /// Sets all statistics back to zero.
+    pub fn reset_stats(&mut self) {
+        let configured = &self.state.configured;
+        configured.rx.iter().chain(&configured.tx).for_each(|queue| queue.reset());
+        self.device.reset_stats();
+    }
+
+    /// The counters of each receive queue.
+    #[must_use]
+    pub fn rx_counters(&self) -> &[Arc<Counters>] {
+        &self.state.configured.rx
+    }
+
+    /// The counters of each transmit queue.
+    #[must_use]
+    pub fn tx_counters(&self) -> &[Arc<Counters>] {
+        &self.state.configured.tx
+    }
+}
+
+impl Configured {
+    fn stats(&self, device: &dyn Device) -> PortStats {
+        let mut stats = PortStats::default();
+        self.rx.iter().for_each(|queue| stats.add_rx(queue));
+        self.tx.iter().for_each(|queue| stats.add_tx(queue));
+        stats.imissed += device.stats().missed;
+        stats
+    }
+
+    fn xstats(&self, device: &dyn Device) -> Vec<(String, u64)> {
+        let mut all = Vec::new();
+        for (direction, queues) in [("rx", &self.rx), ("tx", &self.tx)] {
+            for (index, queue) in queues.iter().enumerate() {
+                all.push((format!("{direction}_q{index}_packets"), queue.packets()));
+                all.push((format!("{direction}_q{index}_bytes"), queue.bytes()));
+                all.push((format!("{direction}_q{index}_bursts"), queue.bursts()));
+                for (reason, count) in queue.all_drops() {
+                    all.push((format!("{direction}_q{index}_drop_{}", reason.name()), count));
+                }
+            }
+        }
+        all.extend(device.stats().extended);
+        all
+    }
+}
+
+impl<S> Port<S> {
+    fn check(&self, config: &PortConfig) -> Result<(), PortError> {
+        let info = self.device.info();
+        for (direction, asked, most) in
+            [("rx", config.rx_queues, info.max_rx_queues), ("tx", config.tx_queues, info.max_tx_queues)]
+        {
+            if asked > most {
+                return Err(PortError::QueueCount { device: self.name.clone(), direction, asked, most });
+            }
+        }
+        if config.rx_queues > 0 && config.pool.is_none() {
+            return Err(PortError::NoPool { device: self.name.clone(), rx_queues: config.rx_queues });
+        }
+        Ok(())
+    }
+
+    /// The port's name, `net_ring0` for instance.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The port's number.
+    #[must_use]
+    pub const fn id(&self) -> u16 {
+        self.id
+    }
+
+    /// What is fixed about the device.
+    #[must_use]
+    pub fn info(&self) -> DeviceInfo {
+        self.device.info()
+    }
+
+    /// The state of the link.
+    #[must_use]
+    pub fn link(&self) -> Link {
+        self.device.link()
+    }
+
+    /// The station address.
+    #[must_use]
+    pub fn mac(&self) -> MacAddress {
+        self.device.mac()
+    }
+
+    /// The largest payload of a frame, in bytes.
+    #[must_use]
+    pub fn mtu(&self) -> usize {
+        self.device.mtu()
+    }
+
+    /// Changes the station address.
+    ///
+    /// # Errors
+    /// [`PortError`] when the driver or the system refuses.
+    pub fn set_mac(&mut self, mac: MacAddress) -> Result<(), PortError> {
+        self.device.set_mac(mac)
+    }
+
+    /// Changes the largest payload.
+    ///
+    /// # Errors
+    /// [`PortError`] when the driver or the system refuses.
+    pub fn set_mtu(&mut self, mtu: usize) -> Result<(), PortError> {
+        self.device.set_mtu(mtu)
+    }
+
+    /// Switches reception of frames for other stations on or off.
+    ///
+    /// # Errors
+    /// [`PortError`] when the driver or the system refuses.
+    pub fn set_promiscuous(&mut self, on: bool) -> Result<(), PortError> {
+        self.device.set_promiscuous(on)
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Port<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Port")
+            .field("name", &self.name)
+            .field("id", &self.id)
+            .field("device", &self.device)
+            .field("state", &self.state)
+            .finish()
+    }
+}

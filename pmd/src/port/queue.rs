@@ -1,0 +1,165 @@
+//! Queues: the data side of a port.
+
+use core::cell::Cell;
+use core::marker::PhantomData;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use super::{Counters, DropReason, RxDriver, TxDriver};
+use crate::packet::Burst;
+use crate::packet::bytes_of;
+
+/// Held by each queue, so that the port knows when all are given back.
+pub(super) type Lease = Arc<()>;
+
+/// A receive queue. It has one owner, who may move it to another thread but not share it:
+///
+/// ```compile_fail
+/// fn shared<T: Sync>() {}
+/// shared::<wirerate_pmd::RxQueue>();
+/// ```
+#[derive(Debug)]
+pub struct RxQueue {
+    driver: Box<dyn RxDriver>,
+    counters: Arc<Counters>,
+    port: u16,
+    index: u16,
+    _lease: Lease,
+    _one_owner: PhantomData<Cell<()>>,
+}
+
+impl RxQueue {
+    pub(super) fn new(
+        driver: Box<dyn RxDriver>,
+        counters: Arc<Counters>,
+        port: u16,
+        index: u16,
+        lease: Lease,
+    ) -> Self {
+        Self { driver, counters, port, index, _lease: lease, _one_owner: PhantomData }
+    }
+
+    /// Adds waiting packets to `burst`, up to its limit, and returns how many came.
+    #[inline]
+    pub fn rx_burst(&mut self, burst: &mut Burst) -> usize {
+        let before = burst.len();
+        self.driver.rx_burst(burst, &self.counters);
+        self.counters.polled();
+        let received = &mut burst[before..];
+        if received.is_empty() {
+            return 0;
+        }
+        for packet in &mut *received {
+            packet.set_port(self.port);
+        }
+        self.counters.passed(received.len() as u64, bytes_of(received));
+        received.len()
+    }
+
+    /// Whether nothing can ever come again, as at the end of a file. A port on a wire never ends.
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        self.driver.ended()
+    }
+
+    /// A descriptor that becomes readable when packets wait; none when the queue can only be polled.
+    #[must_use]
+    pub fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.driver.wait_fd()
+    }
+
+    /// The port's number.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The queue's number in the port.
+    #[must_use]
+    pub const fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// What the queue has counted.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+}
+
+/// A transmit queue. Like [`RxQueue`] it has one owner:
+///
+/// ```compile_fail
+/// fn shared<T: Sync>() {}
+/// shared::<wirerate_pmd::TxQueue>();
+/// ```
+#[derive(Debug)]
+pub struct TxQueue {
+    driver: Box<dyn TxDriver>,
+    counters: Arc<Counters>,
+    port: u16,
+    index: u16,
+    _lease: Lease,
+    _one_owner: PhantomData<Cell<()>>,
+}
+
+impl TxQueue {
+    pub(super) fn new(
+        driver: Box<dyn TxDriver>,
+        counters: Arc<Counters>,
+        port: u16,
+        index: u16,
+        lease: Lease,
+    ) -> Self {
+        Self { driver, counters, port, index, _lease: lease, _one_owner: PhantomData }
+    }
+
+    /// Sends packets off the front of `burst`, as many as the queue takes, and returns how many those were.
+    /// The rest stays in the burst: send it again, or drop it by name.
+    #[inline]
+    #[must_use = "packets that the queue did not take are still in the burst"]
+    pub fn tx_burst(&mut self, burst: &mut Burst) -> usize {
+        if burst.is_empty() {
+            return 0;
+        }
+        let before = burst.len();
+        self.driver.tx_burst(burst, &self.counters);
+        before - burst.len()
+    }
+
+    /// Sends what the queue takes, and drops the rest, counted as [`DropReason::TxFull`]. Returns how many
+    /// the queue took.
+    #[inline]
+    pub fn send_or_drop(&mut self, burst: &mut Burst) -> usize {
+        let taken = self.tx_burst(burst);
+        self.give_up(burst);
+        taken
+    }
+
+    /// Drops what is in `burst`, counted as [`DropReason::TxFull`].
+    #[inline]
+    pub fn give_up(&mut self, burst: &mut Burst) {
+        if !burst.is_empty() {
+            self.counters.dropped(DropReason::TxFull, burst.len() as u64);
+            burst.free();
+        }
+    }
+
+    /// The port's number.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The queue's number in the port.
+    #[must_use]
+    pub const fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// What the queue has counted.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+}

@@ -1,0 +1,77 @@
+//! The drivers by name. This is the one place that knows them all.
+
+use wirerate_eal::Eal;
+
+use super::error::did_you_mean;
+use super::{DevArgs, Device, Opened, Port, PortError};
+use crate::drivers;
+
+/// A driver as the registry knows it.
+#[derive(Debug)]
+pub struct Driver {
+    /// The name that devargs give it.
+    pub name: &'static str,
+    /// What it is, and its parameters.
+    pub help: &'static str,
+    open: Open,
+}
+
+/// How a driver opens a device.
+type Open = fn(&Eal, DevArgs) -> Result<Box<dyn Device>, PortError>;
+
+/// All drivers.
+pub const DRIVERS: &[Driver] = &[
+    Driver {
+        name: "net_af_packet",
+        help: "a Linux interface by packet sockets: iface=NAME, qpairs=N, blocksz=BYTES, framesz=BYTES, framecnt=N, qdisc_bypass=0|1, fanout_mode=hash|lb|cpu|rollover|rnd|qm",
+        open: drivers::af_packet::open,
+    },
+    Driver {
+        name: "net_null",
+        help: "receives empty frames without end, sends into nothing: size=BYTES, copy=0|1, no-rx=0|1",
+        open: drivers::null::open,
+    },
+    Driver {
+        name: "net_pcap",
+        help: "capture files: rx_pcap=FILE (one a queue), tx_pcap=FILE (one a queue), infinite_rx=0|1, snaplen=BYTES",
+        open: drivers::pcap::open,
+    },
+    Driver {
+        name: "net_ring",
+        help: "a ring in memory: what is sent is received again: size=PACKETS",
+        open: drivers::ring::open,
+    },
+];
+
+/// Opens the device that `devargs` describe as port number `id`.
+///
+/// # Errors
+/// [`PortError`] says what is wrong with the devargs, or why the device cannot be opened.
+pub fn open(eal: &Eal, id: u16, devargs: &str) -> Result<Port<Opened>, PortError> {
+    let args = DevArgs::parse(devargs)?;
+    let name = args.name().to_owned();
+    let Some(driver) = DRIVERS.iter().find(|driver| driver.name == args.driver()) else {
+        return Err(PortError::UnknownDriver {
+            hint: did_you_mean(args.driver(), DRIVERS.iter().map(|driver| driver.name)),
+            known: DRIVERS.iter().map(|driver| driver.name).collect::<Vec<_>>().join(", "),
+            name,
+        });
+    };
+    Ok(Port::new((driver.open)(eal, args)?, name, id))
+}
+
+/// Opens every device of `--vdev`, in order; their numbers count up from 0.
+///
+/// # Errors
+/// As [`open`], and [`PortError::NameTaken`] when two have one name.
+pub fn open_all(eal: &Eal) -> Result<Vec<Port<Opened>>, PortError> {
+    let mut ports: Vec<Port<Opened>> = Vec::new();
+    for (id, devargs) in (0..).zip(eal.vdevs()) {
+        let port = open(eal, id, devargs)?;
+        if ports.iter().any(|other| other.name() == port.name()) {
+            return Err(PortError::NameTaken { name: port.name().to_owned() });
+        }
+        ports.push(port);
+    }
+    Ok(ports)
+}

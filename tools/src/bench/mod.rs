@@ -1,0 +1,68 @@
+//! `wirerate bench`: the same work on Wirerate and on its peers, in one run, taking turns.
+//!
+//! These machines are noisy, and a machine can be twice as fast one minute as the next. So no figure here stands alone:
+//! each side is measured right before or after the other, several times, and what counts is the median of the
+//! ratios of such pairs.
+
+mod machine;
+mod paired;
+mod run;
+mod testpmd;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Subcommand;
+
+pub use paired::{Comparison, Figures};
+
+/// What can be compared.
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// testpmd against dpdk-testpmd on net_null and net_ring: packets a second and cycles a packet
+    Testpmd(testpmd::Options),
+}
+
+/// How often and how long, and where the figures go.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Common {
+    /// Pairs of runs, which the medians are taken of
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Seconds of each run
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(3..=600))]
+    seconds: u32,
+    /// Also write the figures to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+impl Bench {
+    /// Runs the comparison and prints it.
+    ///
+    /// # Errors
+    /// When a program cannot be run, or prints what cannot be read.
+    pub fn run(&self) -> Result<()> {
+        match self {
+            Self::Testpmd(options) => options.run(),
+        }
+    }
+}
+
+/// Prints the comparisons as a table, and writes them as JSON where asked.
+fn report(common: &Common, peer: &str, comparisons: &[Comparison]) -> Result<()> {
+    println!("{}", machine::describe(peer));
+    println!("medians of {} pairs of runs, {} s each, taking turns", common.rounds, common.seconds);
+    println!("{}", paired::table(comparisons));
+    if let Some(path) = &common.json {
+        let figures = serde_json::json!({
+            "machine": machine::describe(peer),
+            "rounds": common.rounds,
+            "seconds": common.seconds,
+            "comparisons": comparisons.iter().map(Comparison::to_json).collect::<Vec<_>>(),
+        });
+        let text = serde_json::to_string_pretty(&figures)?;
+        std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}

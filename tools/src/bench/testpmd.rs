@@ -1,0 +1,217 @@
+//! `wirerate bench testpmd`: our testpmd and DPDK's on the same virtual devices.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use wirerate_eal::hugetlb;
+
+use super::paired::median;
+use super::{Common, Comparison, Figures, report, run};
+
+/// Bytes of huge pages that each program is given, where there are as many free.
+const MEMORY_MIB: usize = 256;
+
+/// What to run.
+#[derive(Debug, Args)]
+pub struct Options {
+    #[command(flatten)]
+    common: Common,
+    /// Packets in a burst
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=512))]
+    burst: u16,
+    /// Only work whose name has this in it
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+}
+
+/// Work for both programs.
+struct Work {
+    name: &'static str,
+    devices: &'static [&'static str],
+    /// Options that both have.
+    options: &'static [&'static str],
+    cores: u16,
+    /// Whether DPDK's testpmd can do it.
+    peer: bool,
+    /// Whether sent packets count, because none are received.
+    sends: bool,
+}
+
+const WORKS: &[Work] = &[
+    Work {
+        name: "io, net_null, 1 core",
+        devices: &["net_null0", "net_null1"],
+        options: &["--forward-mode=io"],
+        cores: 1,
+        peer: true,
+        sends: false,
+    },
+    Work {
+        name: "mac, net_null, 1 core",
+        devices: &["net_null0", "net_null1"],
+        options: &["--forward-mode=mac"],
+        cores: 1,
+        peer: true,
+        sends: false,
+    },
+    Work {
+        name: "txonly, net_null, 1 core",
+        devices: &["net_null0", "net_null1"],
+        options: &["--forward-mode=txonly"],
+        cores: 1,
+        peer: true,
+        sends: true,
+    },
+    Work {
+        name: "io, net_ring, 2 cores",
+        devices: &["net_ring0", "net_ring1"],
+        options: &["--forward-mode=io", "--tx-first"],
+        cores: 2,
+        peer: true,
+        sends: false,
+    },
+    Work {
+        name: "flowgen, net_ring, 2 cores",
+        devices: &["net_ring0", "net_ring1"],
+        options: &["--forward-mode=flowgen"],
+        cores: 2,
+        peer: true,
+        sends: false,
+    },
+    Work {
+        name: "txonly into rxonly, net_ring, 2 cores",
+        devices: &["net_ring0"],
+        options: &["--forward-mode=txonly,rxonly"],
+        cores: 2,
+        peer: false,
+        sends: false,
+    },
+];
+
+/// The peer's program.
+const PEER: &str = "dpdk-testpmd";
+
+impl Options {
+    pub(super) fn run(&self) -> Result<()> {
+        let ours = run::sibling("testpmd")?;
+        let peer = peer_version();
+        let huge = hugetlb::free_bytes(2 << 20) >= 2 * MEMORY_MIB << 20;
+        let pages = if huge { "2 MiB huge pages" } else { "no huge pages (--no-huge on both sides)" };
+        println!("burst {}, {pages}", self.burst);
+        if peer.is_none() {
+            println!("{PEER} is not installed (Debian: apt install dpdk-dev): Wirerate alone");
+        }
+        let mut comparisons = Vec::new();
+        for work in WORKS {
+            if self.only.as_ref().is_some_and(|only| !work.name.contains(only.as_str())) {
+                continue;
+            }
+            let time = Duration::from_secs(u64::from(self.common.seconds));
+            let measure = |command: &mut Command| -> Result<Figures> {
+                let output = run::run_for(command, time)?;
+                read(&output, work.sends).with_context(|| format!("reading the output of {command:?}"))
+            };
+            let theirs = (work.peer && peer.is_some())
+                .then_some(|| measure(Command::new(PEER).args(self.peer_arguments(work, huge))));
+            comparisons.push(Comparison::measure(
+                work.name,
+                "Mpps",
+                self.common.rounds,
+                || measure(Command::new(&ours).args(self.our_arguments(work, huge))),
+                theirs,
+            )?);
+        }
+        ensure!(!comparisons.is_empty(), "no work has {:?} in its name", self.only.as_deref().unwrap_or_default());
+        report(&self.common, peer.as_deref().unwrap_or("nothing"), &comparisons)
+    }
+
+    /// Options that are the same on both sides, after `--`.
+    fn program_arguments(&self, work: &Work) -> Vec<String> {
+        let mut arguments: Vec<String> = work.options.iter().map(|&option| option.to_owned()).collect();
+        arguments.push(format!("--burst={}", self.burst));
+        arguments.push(format!("--nb-cores={}", work.cores));
+        arguments.extend(["--mbcache=250", "--total-num-mbufs=16384", "--stats-period=1"].map(str::to_owned));
+        arguments.extend(["--record-core-cycles", "--no-mlockall"].map(str::to_owned));
+        arguments
+    }
+
+    fn our_arguments(&self, work: &Work, huge: bool) -> Vec<String> {
+        let mut arguments = environment(work, huge);
+        // The same processors as the peer's forwarding cores.
+        arguments.push(if work.cores == 1 { "--lcores=1@1" } else { "--lcores=0@0,1@1" }.to_owned());
+        arguments.push("--".to_owned());
+        arguments.extend(self.program_arguments(work));
+        arguments
+    }
+
+    fn peer_arguments(&self, work: &Work, huge: bool) -> Vec<String> {
+        let mut arguments = environment(work, huge);
+        // DPDK's main core does not forward: it shares processor 0 with the second forwarding core.
+        arguments.push(if work.cores == 1 { "--lcores=0@0,1@1" } else { "--lcores=0@0,1@1,2@0" }.to_owned());
+        arguments.push("--".to_owned());
+        arguments.extend(self.program_arguments(work));
+        arguments
+    }
+}
+
+/// Options of the environment that both understand.
+fn environment(work: &Work, huge: bool) -> Vec<String> {
+    let mut arguments = vec!["--no-pci".to_owned(), "-m".to_owned(), MEMORY_MIB.to_string()];
+    // DPDK refuses the two together.
+    arguments.push(if huge { "--in-memory" } else { "--no-huge" }.to_owned());
+    for device in work.devices {
+        arguments.extend(["--vdev".to_owned(), (*device).to_owned()]);
+    }
+    arguments
+}
+
+/// The version that the peer's program says it is; none when it is not installed.
+fn peer_version() -> Option<String> {
+    let output = Command::new(PEER).args(["-v", "-h"]).output().ok()?;
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    let version = text.lines().find_map(|line| line.split_once("RTE Version: ").map(|(_, v)| v.trim_matches('\'')));
+    Some(version.unwrap_or("DPDK of unknown version").to_owned())
+}
+
+/// Reads the rates that both programs print each second, all ports together, and the cycles at the end. The
+/// first two seconds are left out: one for starting, one for warming up.
+fn read(output: &str, sends: bool) -> Result<Figures> {
+    let direction = if sends { "Tx-pps:" } else { "Rx-pps:" };
+    let mut seconds: Vec<f64> = Vec::new();
+    for line in output.lines().map(str::trim) {
+        if line.starts_with("Port statistics ===") {
+            seconds.push(0.0);
+        } else if let (Some(rest), Some(sum)) = (line.strip_prefix(direction), seconds.last_mut()) {
+            let rate = rest.split_whitespace().next().and_then(|word| word.parse::<f64>().ok());
+            *sum += rate.with_context(|| format!("no rate in \"{line}\""))?;
+        }
+    }
+    let rate = median(seconds.iter().skip(2).map(|rate| rate / 1e6)).context("it printed fewer than 3 reports")?;
+    let cycles = output
+        .lines()
+        .find_map(|line| line.split_once("CPU cycles/packet="))
+        .and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
+    Ok(Figures { rate, cycles })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_of_both_programs_are_read() {
+        let block = |rate: u32| {
+            format!(
+                "Port statistics ====================================\n  Rx-pps:     {rate}          Rx-bps: 1\n  \
+                 Tx-pps:  5          Tx-bps: 1\n  Rx-pps: 1000000          Rx-bps: 1\n"
+            )
+        };
+        let output = [1, 2, 3_000_000, 5_000_000, 4_000_000].map(block).concat()
+            + "  CPU cycles/packet=12.50 (busy cycles=1 / total io packets=1) at 2445 MHz Clock\n";
+        assert_eq!(read(&output, false).unwrap(), Figures { rate: 5.0, cycles: Some(12.5) });
+        assert!(read(&block(1), false).is_err());
+    }
+}
