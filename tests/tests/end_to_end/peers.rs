@@ -1,0 +1,97 @@
+//! DPDK in the place of l2fwd: what the tests ask is what it gives, so they ask nothing odd.
+//!
+//! Speeds are compared by `wirerate bench`, in turns on one machine, not here.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use rustix::process::Signal;
+use wirerate_tests::needs::{Need, trial};
+use wirerate_tests::network::{Network, Offloads, RIGHT, RIGHT_V6};
+use wirerate_tests::output::{Balance, forward_statistics};
+use wirerate_tests::program::Running;
+use wirerate_tests::{exclusive, wait};
+
+use crate::support::{bundled_in, forwarder_cpu};
+
+const NEEDS: &[Need] = &[Need::Root, Need::Namespaces, Need::Ethtool, Need::Ping, Need::Dpdk];
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("peers::dpdk_forwards_the_same_traffic", NEEDS, dpdk_forwards),
+        trial("peers::our_testpmd_counts_what_dpdk_sends", NEEDS, dpdk_sends),
+    ]
+}
+
+/// Options of DPDK's environment: two lcores, of which the second forwards, and no trace of it afterwards.
+fn dpdk_environment(cpu: &str) -> Vec<String> {
+    // Its main lcore sleeps, so that on a machine of one processor both can be there.
+    let lcores = format!("--lcores=0@0,1@{cpu}");
+    ["dpdk-testpmd", &lcores, "--no-huge", "-m", "256", "--no-pci", "--in-memory", "--no-telemetry"]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+fn dpdk_forwards() -> Result<()> {
+    let _turn = exclusive::processors();
+    // Its driver does not fill in checksums that were left to hardware, so nothing is left.
+    let network = Network::new(Offloads::None)?;
+    let environment = dpdk_environment(&forwarder_cpu()?);
+    let mut command = network.middle.command(&environment[0]);
+    command.args(&environment[1..]);
+    command.args(["--vdev=net_af_packet0,iface=port0", "--vdev=net_af_packet1,iface=port1"]);
+    command.args(["--", "--forward-mode=io", "--total-num-mbufs=4096", "--stats-period=1", "--no-mlockall"]);
+    let running = network.forward(command)?;
+    network.ping(RIGHT, 20, 1472)?;
+    network.ping(RIGHT_V6, 20, 56)?;
+    network.send_file(64 << 20).with_context(|| running.describe())?;
+    let finished = running.end(Signal::INT, Duration::from_secs(30))?;
+    // What it prints is read by the same function as ours.
+    let blocks = forward_statistics(&finished.stdout)?;
+    let all = blocks.get(&None).with_context(|| format!("no statistics:\n{}", finished.stdout))?;
+    ensure!(all.rx_packets > 0 && all.tx_packets > 0, "{all:?}");
+    Ok(())
+}
+
+fn dpdk_sends() -> Result<()> {
+    let _turn = exclusive::processors();
+    let network = Network::new(Offloads::None)?;
+    let cpu = forwarder_cpu()?;
+    let own = ["-l", &cpu, "--no-huge", "--no-pci", "--vdev", "net_af_packet0,iface=port0"];
+    let options = ["--", "--forward-mode=rxonly", "--duration", "60"];
+    let mut receiver =
+        Running::start(bundled_in(&network.middle, "testpmd", &[&own[..], &options].concat())?)?;
+    receiver.wait_for("Port 0:", Duration::from_secs(30))?;
+    wait::until("its socket", Duration::from_secs(30), || Ok(network.middle.packet_sockets()? > 0))?;
+
+    let environment = dpdk_environment(&cpu);
+    let mut command = network.left.command(&environment[0]);
+    command.args(&environment[1..]);
+    command.args([
+        "--vdev=net_af_packet0,iface=host0",
+        "--",
+        "--forward-mode=txonly",
+        "--total-num-mbufs=4096",
+    ]);
+    command.args(["--stats-period=1", "--no-mlockall", "--txpkts=200"]);
+    let mut sender = Running::start(command)?;
+    // Its second report: it has sent for a second.
+    wait::until("DPDK to send", Duration::from_secs(60), || {
+        ensure!(sender.is_running()?, "DPDK ended: {}", sender.describe());
+        Ok(sender.stdout().matches("Port statistics").count() >= 2)
+    })?;
+    let sent = sender.end(Signal::INT, Duration::from_secs(30))?;
+    let sent = forward_statistics(&sent.stdout)?;
+    let sent = sent.get(&Some(0)).context("DPDK printed no statistics")?.tx_packets;
+    let finished = receiver.end(Signal::INT, Duration::from_secs(30))?;
+    finished.expect_code(0)?;
+    Balance::read(&finished.stdout)?.check_home()?;
+    let received = forward_statistics(&finished.stdout)?;
+    let received = received.get(&Some(0)).context("our testpmd printed no statistics")?.rx_packets;
+    ensure!(sent > 1000, "DPDK sent {sent}");
+    // It may be slower than DPDK sends, on a machine of two processors, but has no packet that was not sent
+    // (some few are the host's own).
+    ensure!(received > 1000 && received <= sent + 100, "DPDK sent {sent}, {received} were received");
+    Ok(())
+}

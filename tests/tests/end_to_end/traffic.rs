@@ -1,0 +1,141 @@
+//! Real traffic: two hosts in namespaces, with l2fwd between them.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use rustix::process::Signal;
+use wirerate_tests::exclusive;
+use wirerate_tests::needs::{Need, trial};
+use wirerate_tests::network::{Network, Offloads, RIGHT, RIGHT_V6, RIGHT_VLAN};
+use wirerate_tests::output::{Balance, Totals};
+use wirerate_tests::program::Running;
+
+use crate::support::{LAST_RESORT, bundled_in, forwarder_cpu};
+
+/// Devices on both of the forwarder's interfaces.
+const PORTS: [&str; 4] = ["--vdev", "net_af_packet0,iface=port0", "--vdev", "net_af_packet1,iface=port1"];
+/// Bytes of the file that is sent.
+const FILE: u64 = 64 << 20;
+/// Time for a forwarder to end.
+const END: Duration = Duration::from_secs(30);
+
+/// What all of these need.
+const NEEDS: &[Need] = &[Need::Root, Need::Namespaces, Need::Ethtool, Need::Ping];
+/// The same, and iperf3.
+const NEEDS_IPERF3: &[Need] = &[Need::Root, Need::Namespaces, Need::Ethtool, Need::Ping, Need::Iperf3];
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("traffic::ping_loses_nothing", NEEDS, || with_l2fwd(Offloads::None, ping)),
+        trial("traffic::ping_loses_nothing_with_checksums_offloaded", NEEDS, || {
+            with_l2fwd(Offloads::ChecksumOnly, ping)
+        }),
+        trial("traffic::ping_in_a_vlan_loses_nothing", NEEDS, || {
+            with_l2fwd(Offloads::None, |network| network.ping(RIGHT_VLAN, 20, 56))
+        }),
+        trial("traffic::iperf3_runs_in_both_directions", NEEDS_IPERF3, || with_l2fwd(Offloads::None, iperf3)),
+        trial("traffic::iperf3_runs_with_checksums_offloaded", NEEDS_IPERF3, || {
+            with_l2fwd(Offloads::ChecksumOnly, iperf3)
+        }),
+        trial("traffic::a_file_arrives_with_the_same_sha256", NEEDS, || {
+            with_l2fwd(Offloads::None, |network| network.send_file(FILE))
+        }),
+        trial("traffic::a_file_arrives_with_checksums_offloaded", NEEDS, || {
+            with_l2fwd(Offloads::ChecksumOnly, |network| network.send_file(FILE))
+        }),
+        trial("traffic::a_file_goes_through_two_lcores", NEEDS, two_lcores),
+        trial("traffic::testpmd_io_forwards_as_l2fwd_does", NEEDS, testpmd_io),
+        trial("traffic::testpmd_icmpecho_answers_pings", NEEDS, icmpecho),
+    ]
+}
+
+fn ping(network: &Network) -> Result<()> {
+    network.ping(RIGHT, 20, 56)?;
+    // The longest that fits, one that is sent in two frames, and the shortest.
+    network.ping(RIGHT, 20, 1472)?;
+    network.ping(RIGHT, 20, 2000)?;
+    network.ping(RIGHT, 20, 0)?;
+    network.ping(RIGHT_V6, 20, 56)
+}
+
+fn iperf3(network: &Network) -> Result<()> {
+    for reverse in [false, true] {
+        let rate = network.iperf3(3, reverse)?;
+        // A forwarder that crawls is broken, too: a megabit a second is a thousandth of what is usual.
+        ensure!(rate > 1e6, "{rate} bits a second, reverse: {reverse}");
+    }
+    Ok(())
+}
+
+/// l2fwd in the middle of a network of its own, on one lcore, while `traffic` runs; then an end by SIGTERM and
+/// a look at the totals.
+fn with_l2fwd(offloads: Offloads, traffic: impl FnOnce(&Network) -> Result<()>) -> Result<()> {
+    let cpu = forwarder_cpu()?;
+    forward(offloads, &["-l", &cpu], traffic)
+}
+
+fn two_lcores() -> Result<()> {
+    // Two lcores wherever there are two processors; on one they share it.
+    let cpu = forwarder_cpu()?;
+    let lcores = if cpu == "0" { "(0-1)@0".to_owned() } else { format!("0@0,1@{cpu}") };
+    forward(Offloads::None, &["-l", &lcores], |network| network.send_file(FILE / 4))
+}
+
+fn forward(offloads: Offloads, lcores: &[&str], traffic: impl FnOnce(&Network) -> Result<()>) -> Result<()> {
+    let _turn = exclusive::processors();
+    let network = Network::new(offloads)?;
+    let own = ["--", "--no-mac-updating", "-T", "0"];
+    let arguments = [lcores, &["--no-huge", "--no-pci"], &PORTS, &own, &LAST_RESORT].concat();
+    let running = network.forward(bundled_in(&network.middle, "l2fwd", &arguments)?)?;
+    let result = traffic(&network).with_context(|| format!("the forwarder:\n{}", running.describe()));
+    let finished = running.end(Signal::TERM, END)?;
+    result.with_context(|| format!("its last words:\n{}{}", finished.stdout, finished.stderr))?;
+    finished.expect_code(0)?;
+    let totals = Totals::read(&finished.stdout)?;
+    for id in [0, 1] {
+        let port = totals.port(id)?;
+        ensure!(port.received > 0 && port.sent > 0, "port {id} saw nothing: {port:?}");
+        // Nothing that came in is unaccounted for: it went out by the partner, or was dropped with a reason.
+        let partner = totals.port(1 - id)?;
+        ensure!(
+            port.received <= partner.sent + port.dropped + partner.dropped && partner.sent <= port.received,
+            "packets vanished or came out of nowhere: {totals:?}"
+        );
+    }
+    ensure!(totals.drop_count("port 0 rx_malformed") == 0, "{:?}", totals.drops);
+    ensure!(network.middle.packet_sockets()? == 0, "the forwarder left a socket");
+    Ok(())
+}
+
+fn testpmd_io() -> Result<()> {
+    let _turn = exclusive::processors();
+    let network = Network::new(Offloads::None)?;
+    let cpu = forwarder_cpu()?;
+    let own = ["--", "--forward-mode=io"];
+    let arguments = [&["-l", &cpu, "--no-huge", "--no-pci"][..], &PORTS, &own, &LAST_RESORT].concat();
+    let running = network.forward(bundled_in(&network.middle, "testpmd", &arguments)?)?;
+    network.ping(RIGHT, 20, 1472)?;
+    network.send_file(FILE / 4)?;
+    end_testpmd(running)
+}
+
+fn icmpecho() -> Result<()> {
+    let _turn = exclusive::processors();
+    let network = Network::new(Offloads::None)?;
+    let cpu = forwarder_cpu()?;
+    let own = ["--", "--forward-mode=icmpecho"];
+    let arguments = [&["-l", &cpu, "--no-huge", "--no-pci"][..], &PORTS, &own, &LAST_RESORT].concat();
+    // The right host is down: every answer is testpmd's own, for addresses that nobody has.
+    network.right.ip(&["link", "set", "host0", "down"])?;
+    let running = network.forward(bundled_in(&network.middle, "testpmd", &arguments)?)?;
+    network.ping(RIGHT, 20, 56)?;
+    network.ping("10.77.0.200", 20, 1472)?;
+    end_testpmd(running)
+}
+
+fn end_testpmd(running: Running) -> Result<()> {
+    let finished = running.end(Signal::INT, END)?;
+    finished.expect_code(0)?;
+    Balance::read(&finished.stdout)?.check_home()
+}
