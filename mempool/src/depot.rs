@@ -103,13 +103,14 @@ impl Stack {
         }
     }
 
-    /// The head as it is: it differs whenever something was pushed or popped in between.
-    pub(crate) fn version(&self) -> u64 {
-        self.head.load(Ordering::Acquire)
+    /// The head, if the stack is empty. If it is the same later, nothing was pushed or popped in between.
+    pub(crate) fn empty_version(&self) -> Option<u64> {
+        let head = self.head.load(Ordering::Acquire);
+        (unpack(head).1 == NONE).then_some(head)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        unpack(self.version()).1 == NONE
+        self.empty_version().is_some()
     }
 
     /// Objects in its magazines; exact while nobody pushes or pops.
@@ -122,7 +123,7 @@ impl Stack {
     /// # Safety
     /// Nobody pushes or pops during the call.
     pub(crate) unsafe fn visit(&self, table: &impl Find, mut visit: impl FnMut(NonNull<Magazine>, u32)) {
-        let mut number = unpack(self.version()).1;
+        let mut number = unpack(self.head.load(Ordering::Acquire)).1;
         while number != NONE {
             let magazine = table.find(number);
             // SAFETY: magazines live as long as the pool; both fields are atomic.
@@ -187,12 +188,14 @@ mod tests {
     fn every_change_makes_a_new_version() {
         let block = Block::new(1, 8, 0).unwrap();
         let stack = Stack::new();
-        let empty = stack.version();
+        let empty = stack.empty_version();
+        assert!(empty.is_some());
         // SAFETY: the magazine is the block's and nobody else's.
         unsafe { stack.push(&block, block.get(0), 8) };
+        assert_eq!(stack.empty_version(), None);
         stack.pop(&block).unwrap();
         assert!(stack.is_empty());
-        assert_ne!(stack.version(), empty);
+        assert_ne!(stack.empty_version(), empty);
     }
 
     /// Two threads pop and push again, so that a magazine comes and goes under a pop that has read its `next`

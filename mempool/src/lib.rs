@@ -50,3 +50,8 @@ pub use memory::{HeapMemory, Memory};
 pub use pool::{Counts, ObjectInfo, Outstanding, PoolConfig, RawHandle, RawPool};
 pub use sizing::{PoolSize, TooSmall};
 pub use typed::{Pool, Pooled};
+
+/// The README's example, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -79,6 +79,14 @@ impl Placement {
         self.runs.extend(run);
     }
 
+    /// Bytes from the beginning of the first piece to the first aligned one.
+    pub(crate) fn skew(memory: &[Box<dyn Memory>], align: usize) -> usize {
+        memory.first().map_or(0, |piece| {
+            let base = piece.base().as_ptr() as usize;
+            base.next_multiple_of(align) - base
+        })
+    }
+
     /// Objects placed.
     pub(crate) fn count(&self) -> usize {
         self.count

@@ -110,7 +110,7 @@ impl Slot {
                 let magazine = NonNull::new_unchecked((*slot).loaded.load(Ordering::Relaxed));
                 let left = len - n;
                 Magazine::read(magazine);
-                out.copy_from_nonoverlapping(Magazine::objects(magazine).add(left), n);
+                copy(Magazine::objects(magazine).add(left), out, n);
                 (*slot).loaded_len.store(left as u32, Ordering::Relaxed);
             }
             (*slot).busy.store(0, Ordering::Release);
@@ -137,7 +137,7 @@ impl Slot {
             if fits {
                 let magazine = NonNull::new_unchecked((*slot).loaded.load(Ordering::Relaxed));
                 Magazine::written(magazine);
-                Magazine::objects(magazine).add(len).copy_from_nonoverlapping(objects, n);
+                copy(objects, Magazine::objects(magazine).add(len), n);
                 (*slot).loaded_len.store((len + n) as u32, Ordering::Relaxed);
             }
             (*slot).busy.store(0, Ordering::Release);
@@ -205,6 +205,31 @@ impl Slot {
         let len = self.len();
         fence(Ordering::Acquire);
         len > 0 || before % 2 == 1 || self.moving.load(Ordering::Relaxed) != before
+    }
+}
+
+/// Copies `n` objects' addresses. In blocks of fixed size, and so in line, where `n` is a constant: a call of `memcpy` for a burst
+/// takes longer than the copy itself.
+///
+/// # Safety
+/// `from` has `n`, `to` has room for `n`, and they do not overlap.
+#[inline(always)]
+unsafe fn copy(from: *const NonNull<u8>, to: *mut NonNull<u8>, n: usize) {
+    const BLOCK: usize = 8;
+    // SAFETY: every block, and the rest, is within the `n`.
+    unsafe {
+        let mut done = 0;
+        while done + BLOCK <= n {
+            // In two halves, lest the compiler takes the loop for a `memcpy`.
+            let (from, to) = (from.add(done), to.add(done));
+            to.copy_from_nonoverlapping(from, BLOCK / 2);
+            to.add(BLOCK / 2).copy_from_nonoverlapping(from.add(BLOCK / 2), BLOCK / 2);
+            done += BLOCK;
+        }
+        while done < n {
+            to.add(done).write(from.add(done).read());
+            done += 1;
+        }
     }
 }
 

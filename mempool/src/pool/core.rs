@@ -73,7 +73,7 @@ impl Core {
                 name: config.name().into(),
                 count: config.count(),
                 stride,
-                needed: config.memory_len(),
+                needed: config.memory_len().saturating_add(Placement::skew(&memory, config.alignment())),
                 found: memory.iter().map(|piece| piece.len()).sum(),
                 fit: placement.count(),
             });
@@ -175,6 +175,9 @@ impl Core {
         }
         // SAFETY: it lives during the call.
         let this = unsafe { core.as_ref() };
+        if n > this.config.count() {
+            return Err(Exhausted);
+        }
         // SAFETY: the slot is this thread's, and lives as the pool does; `out` has room.
         unsafe {
             if let Some(slot) = Self::own_slot(core)
@@ -207,6 +210,7 @@ impl Core {
                 && let Ok(own) = Slot::enter(slot)
             {
                 own.put(&this.depot, this, objects, n);
+                this.life.used();
                 return;
             }
             let pin = Pin::new(this);

@@ -24,7 +24,7 @@ use core::ptr::NonNull;
 
 use super::core::Core;
 use crate::slot::FINAL;
-use crate::sync::{AtomicBool, AtomicUsize, Guard, Ordering, relax};
+use crate::sync::{AtomicBool, AtomicUsize, Guard, Ordering, Tracker, relax};
 
 /// More than there can be objects.
 const BIAS: usize = 1 << (usize::BITS - 2);
@@ -37,6 +37,8 @@ pub(super) struct Life {
     closing: AtomicBool,
     outstanding: AtomicUsize,
     pins: AtomicUsize,
+    /// Stands for the pool's memory in a loom model, which does not see it freed.
+    memory: Tracker,
 }
 
 impl Life {
@@ -47,7 +49,14 @@ impl Life {
             closing: AtomicBool::new(false),
             outstanding: AtomicUsize::new(BIAS),
             pins: AtomicUsize::new(0),
+            memory: Tracker::default(),
         }
+    }
+
+    /// Tells loom that the pool is used here, for the last time before it may be freed.
+    #[inline(always)]
+    pub(super) fn used(&self) {
+        self.memory.reads();
     }
 
     /// Whether the last handle is gone. Under the lock.
@@ -84,6 +93,7 @@ impl<'a> Pin<'a> {
 impl Drop for Pin<'_> {
     fn drop(&mut self) {
         self.guard = None;
+        self.core.life.used();
         // Release: the end of the pool comes after all that was done under the pin.
         self.core.life.pins.fetch_sub(1, Ordering::Release);
     }
@@ -140,7 +150,9 @@ impl Core {
     /// # Safety
     /// `core` is closing, and the objects are the caller's, who gives them up.
     pub(super) unsafe fn came_home(core: NonNull<Self>, n: usize) {
-        // SAFETY: it lives until these objects are counted.
+        // SAFETY: it lives until these objects are counted, in the next step.
+        unsafe { (*core.as_ptr()).life.used() };
+        // SAFETY: as above.
         if unsafe { (*core.as_ptr()).life.outstanding.fetch_sub(n, Ordering::AcqRel) } == n {
             // SAFETY: the bias is gone, so the pool has closed; nothing is outstanding.
             unsafe { Self::end(core) };
@@ -151,6 +163,8 @@ impl Core {
     /// Nobody has a handle or an object, or is in a call.
     unsafe fn end(core: NonNull<Self>) {
         // SAFETY: made by `Box::into_raw` when the pool was made; called once, as `outstanding` gets to zero once.
-        drop(unsafe { Box::from_raw(core.as_ptr()) });
+        let core = unsafe { Box::from_raw(core.as_ptr()) };
+        core.life.memory.writes();
+        drop(core);
     }
 }

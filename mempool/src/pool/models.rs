@@ -6,6 +6,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec;
+use alloc::vec::Vec;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -143,6 +144,51 @@ fn loom_a_failing_bulk_hides_nothing() {
             put(pool.handle(), theirs);
         }
         pool.audit().unwrap();
+    });
+}
+
+/// While one thread's magazines change places, or go to the depot, another finds what is in them.
+fn another_finds_one(
+    count: usize,
+    held: usize,
+    work: impl Fn(&RawPool, &mut Vec<NonNull<u8>>) + Send + Sync + 'static,
+) {
+    model(2, move || {
+        thread::assume(Some(0));
+        let (pool, _) = pool(count, 1);
+        let mut objects: Vec<NonNull<u8>> = (0..count).flat_map(|_| get::<1>(&pool).unwrap()).collect();
+        for object in objects.drain(held..) {
+            put(pool.handle(), Sent([object]));
+        }
+        let other = {
+            let pool = pool.clone();
+            loom::thread::spawn(move || {
+                thread::assume(Some(1));
+                Sent::<1>(get(&pool).expect("some are free all the time"))
+            })
+        };
+        work(&pool, &mut objects);
+        put(pool.handle(), other.join().unwrap());
+        for object in objects {
+            put(pool.handle(), Sent([object]));
+        }
+        assert_eq!(pool.counts().in_use, 0);
+        pool.audit().unwrap();
+    });
+}
+
+/// Eight of nine objects are in the previous magazine, and the loaded one is empty: the next get makes them change places.
+#[test]
+fn loom_magazines_that_change_places_are_seen() {
+    another_finds_one(9, 1, |pool, objects| objects.extend(get::<1>(pool).unwrap()));
+}
+
+/// Both magazines are full: the next put sends one to the depot, and the gets that follow empty the other.
+#[test]
+fn loom_magazines_on_their_way_to_the_depot_are_seen() {
+    another_finds_one(17, 1, |pool, objects| {
+        put(pool.handle(), Sent([objects.remove(0)]));
+        objects.extend(get::<9>(pool).unwrap());
     });
 }
 

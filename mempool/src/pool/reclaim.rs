@@ -50,7 +50,8 @@ impl Core {
             if taken == n {
                 return Ok(());
             }
-            let version = self.depot.full.version();
+            // Another thread may have brought something since.
+            let Some(version) = self.depot.full.empty_version() else { continue };
             fence(Ordering::SeqCst);
             let shared = NonNull::from(&self.shared);
             if !own.is(shared) {
@@ -71,7 +72,7 @@ impl Core {
                     }
                     true
                 }
-                Look::Nothing => self.depot.full.version() != version,
+                Look::Nothing => self.depot.full.empty_version() != Some(version),
                 Look::Refused => false,
             };
             if taken == n {
