@@ -5,27 +5,32 @@
 
 use std::process::ExitCode;
 
-use wirerate_eal::{Eal, EalError, LcoreError, MemoryRequest, OptionsError, logging};
+use wirerate_eal::{Eal, EalError, EalOptions, LcoreError, MemoryRequest, OptionsError, logging};
 
 fn main() -> ExitCode {
-    match hello() {
+    let options = match EalOptions::parse_from(std::env::args_os().skip(1)) {
+        Ok((options, _rest)) => options,
+        Err(OptionsError::Help(text) | OptionsError::Version(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(error.exit_code());
+        }
+    };
+    match hello(options) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => match error.downcast_ref() {
-            Some(EalError::Options(OptionsError::Help(text) | OptionsError::Version(text))) => {
-                print!("{text}");
-                ExitCode::SUCCESS
-            }
-            ours => {
-                eprintln!("error: {error}");
-                ExitCode::from(ours.map_or(1, EalError::exit_code))
-            }
-        },
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.downcast_ref().map_or(1, EalError::exit_code))
+        }
     }
 }
 
-fn hello() -> Result<(), Box<dyn std::error::Error>> {
-    let (eal, _rest) = Eal::from_args(std::env::args_os().skip(1))?;
-    logging::init(eal.options())?;
+fn hello(options: EalOptions) -> Result<(), Box<dyn std::error::Error>> {
+    logging::init(&options)?;
+    let eal = Eal::new(options)?;
     let rings = eal.reserve(MemoryRequest::new(4 << 20).name("rings"))?;
 
     let taken: Vec<_> = eal.scope(|scope| {

@@ -30,7 +30,7 @@ pub enum LoggingError {
 pub fn init(options: &EalOptions) -> Result<(), LoggingError> {
     let filter = match std::env::var(VARIABLE) {
         Ok(text) => from_variable(&text)?,
-        Err(_) => filter(&options.log_level),
+        Err(_) => asked_for(options),
     };
     // Times would be the journal's business; the level and the module are what a reader looks for.
     let lines = fmt::layer().compact().without_time().with_ansi(false).with_writer(io::stderr).with_target(
@@ -41,6 +41,14 @@ pub fn init(options: &EalOptions) -> Result<(), LoggingError> {
         tracing::debug!("the program has a log of its own");
     }
     Ok(())
+}
+
+/// What the options say; the version that `-v` asks for is told as an information.
+fn asked_for(options: &EalOptions) -> Targets {
+    let version = LogDirective { target: Some("wirerate_eal::eal".into()), level: LevelFilter::INFO };
+    let mut directives: Vec<LogDirective> = options.show_version.then_some(version).into_iter().collect();
+    directives.extend_from_slice(&options.log_level);
+    filter(&directives)
 }
 
 fn from_variable(text: &str) -> Result<Targets, LoggingError> {
@@ -75,6 +83,14 @@ mod tests {
         assert!(!targets.would_enable("wirerate_pmd", &Level::WARN));
         assert!(filter(&[]).would_enable("wirerate_pmd", &Level::WARN));
         assert!(!filter(&[]).would_enable("wirerate_pmd", &Level::INFO));
+    }
+
+    #[test]
+    fn the_version_is_told_when_asked_for() {
+        let mut options = EalOptions { show_version: true, ..EalOptions::default() };
+        assert!(asked_for(&options).would_enable("wirerate_eal::eal", &Level::INFO));
+        options.show_version = false;
+        assert!(!asked_for(&options).would_enable("wirerate_eal::eal", &Level::INFO));
     }
 
     #[test]

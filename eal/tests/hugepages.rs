@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, flock, statfs};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::thread::set_thread_res_uid;
 use wirerate_eal::hugetlb::{self, HugetlbError};
@@ -22,6 +22,8 @@ use wirerate_mempool::Memory;
 
 const HUGE: usize = 2 << 20;
 const GIGANTIC: usize = 1 << 30;
+/// More pages than a test needs, because other programs may take some meanwhile.
+const SPARE: u64 = 32;
 /// Set for the child that holds memory until it is killed: the directory from which it takes it.
 const HOLD: &str = "WIRERATE_TEST_HOLD";
 
@@ -57,28 +59,27 @@ fn main() -> ExitCode {
 }
 
 fn run(test: Test) -> Result<Completion, Failed> {
+    // Another run of these tests waits here.
+    let lock = File::open("/sys/kernel/mm/hugepages")
+        .map_err(|error| format!("this kernel has no hugepages: {error}"))?;
+    flock(&lock, FlockOperation::LockExclusive).map_err(|error| error.to_string())?;
     if let Some(reason) = missing_privilege() {
         if std::env::var("WIRERATE_REQUIRE").is_ok_and(|required| required == "all") {
             return Err(format!("WIRERATE_REQUIRE=all, but {reason}").into());
         }
-        return Ok(Completion::ignored_with(format!("ignored: {reason}")));
+        return Ok(Completion::ignored_with(reason));
     }
-    // Another run of these tests waits here.
-    let lock = File::open("/sys/kernel/mm/hugepages").map_err(|error| error.to_string())?;
-    flock(&lock, FlockOperation::LockExclusive).map_err(|error| error.to_string())?;
     match test() {
         Ok(Done::Passed) => Ok(Completion::Completed),
-        Ok(Done::Cannot(reason)) => Ok(Completion::ignored_with(format!("ignored: {reason}"))),
+        Ok(Done::Cannot(reason)) => Ok(Completion::ignored_with(reason)),
         Err(error) => Err(error.to_string().into()),
     }
 }
 
 /// Why the pools cannot be changed; none if they can.
 fn missing_privilege() -> Option<String> {
-    let Some(pool) = hugetlb::pools().into_iter().find(|pool| pool.page_size == HUGE) else {
-        return Some("this kernel has no hugepages of 2048 kB".into());
-    };
-    hugetlb::set_reserved(HUGE, None, pool.total).err().map(|error| error.to_string())
+    let Ok(pool) = pool(HUGE) else { return Some("this kernel has no hugepages of 2048 kB".into()) };
+    hugetlb::set_reserved(HUGE, None, pool.total - pool.surplus).err().map(|error| error.to_string())
 }
 
 /// A number of pages in a pool; the former number comes back on drop.
@@ -92,7 +93,7 @@ impl Pages {
     fn add(size: usize, count: u64) -> Result<Self, Box<dyn Error>> {
         let pool = pool(size)?;
         let used = pool.total - pool.available().min(pool.total);
-        let pages = Self { size, before: pool.total };
+        let pages = Self { size, before: pool.total - pool.surplus };
         let got = hugetlb::set_reserved(size, None, used + count)?;
         if got < used + count {
             fs::write("/proc/sys/vm/compact_memory", "1").ok();
@@ -115,7 +116,15 @@ fn pool(size: usize) -> Result<hugetlb::HugetlbPool, Box<dyn Error>> {
     found.ok_or_else(|| format!("no pool of {} kB", size / 1024).into())
 }
 
-/// A hugetlbfs of 2 MiB pages in a directory of its own.
+/// Bytes of hugepages that a process has mapped, as only it can change them: the pools are everybody's.
+fn held_by(process: &str) -> Result<usize, Box<dyn Error>> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("HugetlbPages:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next()).ok_or("HugetlbPages is not told")?;
+    Ok(kilobytes.parse::<usize>()? * 1024)
+}
+
+/// A hugetlbfs of up to 8 pages of 2 MiB, in a directory of its own.
 struct Mounted {
     directory: tempfile::TempDir,
 }
@@ -123,12 +132,18 @@ struct Mounted {
 impl Mounted {
     fn new() -> Result<Self, Box<dyn Error>> {
         let directory = tempfile::tempdir()?;
-        mount("none", directory.path(), "hugetlbfs", MountFlags::empty(), Some(c"pagesize=2M"))?;
+        mount("none", directory.path(), "hugetlbfs", MountFlags::empty(), Some(c"pagesize=2M,size=16M"))?;
         Ok(Self { directory })
     }
 
     fn path(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Pages that its files have, also those without a name.
+    fn pages(&self) -> Result<u64, Box<dyn Error>> {
+        let told = statfs(self.path())?;
+        Ok(told.f_blocks - told.f_bfree)
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -163,7 +178,7 @@ fn line_of(table: &str, region: &Region) -> Result<String, Box<dyn Error>> {
 }
 
 fn a_region_is_made_of_hugepages() -> Outcome {
-    let _pages = Pages::add(HUGE, 8)?;
+    let _pages = Pages::add(HUGE, SPARE)?;
     for shared in [false, true] {
         let eal = Eal::builder().in_memory(true).build()?;
         let mut region = eal.reserve(MemoryRequest::new(5 << 20).shared(shared).name("huge"))?;
@@ -179,36 +194,37 @@ fn a_region_is_made_of_hugepages() -> Outcome {
         check(line.contains("huge") && line.contains("kernelpagesize_kB=2048"), line)?;
         check(eal.memory_report().to_string() == "memory: 5 MiB in 2048 kB hugepages", eal.memory_report())?;
         drop(eal);
-        let free = pool(HUGE)?.available();
+        check(held_by("self")? == 3 * HUGE, "the region is not of three pages")?;
         drop(region);
-        check(pool(HUGE)?.available() >= free + 3, "the pages did not come back")?;
+        check(held_by("self")? == 0, "the pages did not come back")?;
     }
     Ok(Done::Passed)
 }
 
 fn a_lack_of_hugepages_falls_through_and_is_told() -> Outcome {
     let _pages = Pages::add(HUGE, 2)?;
+    let total = pool(HUGE)?.total;
     let eal = Eal::builder().build()?;
-    let region = eal.reserve(MemoryRequest::new(3 * HUGE).shared(true))?;
+    let region = eal.reserve(MemoryRequest::new((total as usize + 1) * HUGE).shared(true))?;
     check(matches!(region.kind(), PageKind::Base(_)), format!("it is made of {}", region.kind()))?;
-    let report = eal.memory_report().to_string();
-    check(
-        report.contains("in 4 kB pages (") && report.contains("`wirerate hugepages --reserve 6M` as root"),
-        &report,
-    )?;
-    check(report.contains(&format!("2048 kB hugepages: 2 of {} free", pool(HUGE)?.total)), &report)?;
+    let report = eal.memory_report();
+    let told =
+        report.pools().iter().find(|pool| pool.page_size == HUGE).ok_or("the pool is not in the report")?;
+    let (free, pages) = told.counts(None);
+    let mends = format!(
+        "in 4 kB pages (2048 kB hugepages: {free} of {pages} free; run `wirerate hugepages --reserve {}M` as root",
+        2 * (total + 1)
+    );
+    check(report.to_string().contains(&mends), &report)?;
 
     let error =
         eal.reserve(MemoryRequest::new(1 << 50).shared(true)).err().ok_or("1 PiB was given")?.to_string();
-    check(
-        error.contains(&format!("2048 kB hugepages: 2 of {} free, 536870912 needed", pool(HUGE)?.total)),
-        error,
-    )?;
+    check(error.contains("2048 kB hugepages: ") && error.contains(" free, 536870912 needed; "), error)?;
     Ok(Done::Passed)
 }
 
 fn no_huge_takes_none() -> Outcome {
-    let _pages = Pages::add(HUGE, 2)?;
+    let _pages = Pages::add(HUGE, SPARE)?;
     let eal = Eal::builder().no_huge(true).build()?;
     let region = eal.reserve(MemoryRequest::new(HUGE))?;
     check(matches!(region.kind(), PageKind::Base(_)), format!("it is made of {}", region.kind()))?;
@@ -216,7 +232,7 @@ fn no_huge_takes_none() -> Outcome {
 }
 
 fn hugepages_are_bound_to_a_node() -> Outcome {
-    let _pages = Pages::add(HUGE, 2)?;
+    let _pages = Pages::add(HUGE, SPARE)?;
     let eal = Eal::builder().build()?;
     let Some(&node) = eal.numa_nodes().first() else {
         return Ok(Done::Cannot("this kernel has no NUMA".into()));
@@ -255,15 +271,15 @@ fn gigantic_pages_are_cut_up() -> Outcome {
     drop(first);
     let mut again = reserve(200 << 20, true)?;
     check(again.base().as_ptr().addr() == at && bytes(&mut again)[100] == 0, "used memory is not zeroed")?;
-    drop((again, eal));
-    check(pool(GIGANTIC)?.available() == 0, "the page was given back under a region")?;
+    drop((small, again, eal));
+    check(held_by("self")? == GIGANTIC, "the page was given back under a region")?;
     drop(second);
-    check(pool(GIGANTIC)?.available() == 1, "the page did not come back")?;
+    check(held_by("self")? == 0, "the page did not come back")?;
     Ok(Done::Passed)
 }
 
 fn a_file_is_removed_when_the_options_say() -> Outcome {
-    let _pages = Pages::add(HUGE, 2)?;
+    let _pages = Pages::add(HUGE, SPARE)?;
     let hugetlbfs = Mounted::new()?;
     let build = |huge_unlink| {
         let huge_dir = Some(hugetlbfs.path().to_owned());
@@ -292,27 +308,27 @@ fn a_file_is_removed_when_the_options_say() -> Outcome {
 }
 
 fn a_directory_without_pages_falls_through() -> Outcome {
-    let _pages = Pages::add(HUGE, 1)?;
+    let _pages = Pages::add(HUGE, SPARE)?;
     let hugetlbfs = Mounted::new()?;
     let options = EalOptions { huge_unlink: HugeUnlink::Existing, ..EalOptions::default() };
     let eal = Eal::builder().options(options).huge_dir(hugetlbfs.path()).build()?;
-    let region = eal.reserve(MemoryRequest::new(4 * HUGE).shared(true))?;
+    let region = eal.reserve(MemoryRequest::new(9 * HUGE).shared(true))?;
     check(matches!(region.kind(), PageKind::Base(_)), region.kind())?;
     check(hugetlbfs.files().is_empty(), format!("the failed attempt left {:?}", hugetlbfs.files()))?;
     Ok(Done::Passed)
 }
 
 fn a_killed_process_leaves_no_file_and_no_page() -> Outcome {
-    let _pages = Pages::add(HUGE, 2)?;
+    let _pages = Pages::add(HUGE, SPARE)?;
     let hugetlbfs = Mounted::new()?;
-    let free = pool(HUGE)?.available();
     let mut child = Held::start(hugetlbfs.path())?;
-    check(pool(HUGE)?.available() + 2 <= free, "the child has no pages")?;
+    check(held_by(&child.0.id().to_string())? == 2 * HUGE, "the child has no pages")?;
+    check(hugetlbfs.pages()? == 2, "the child's pages are not of its directory")?;
     check(hugetlbfs.files().is_empty(), format!("a file has a name: {:?}", hugetlbfs.files()))?;
     child.0.kill()?;
     child.0.wait()?;
     let begun = Instant::now();
-    while pool(HUGE)?.available() < free {
+    while hugetlbfs.pages()? > 0 {
         check(
             begun.elapsed() < Duration::from_secs(10),
             "the pages of the killed process did not come back",

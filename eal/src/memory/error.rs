@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use super::{Bytes, PageKind, reserve_command};
+use super::{Bytes, PageKind};
 
 /// Why a reservation failed. The text is one line.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +50,8 @@ pub enum MemoryError {
     },
     /// Nothing of the chain could give it.
     #[error(
-        "no {} for {name}{}: {}; ask for less, or run {}",
-        Bytes(*.len), OnNode(*.node), Joined(.attempts), reserve_command(*.len)
+        "no {} for {name}{}: {}; ask for less, or free some memory",
+        Bytes(*.len), OnNode(*.node), Joined(.attempts)
     )]
     Exhausted {
         /// What the memory is for.

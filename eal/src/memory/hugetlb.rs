@@ -21,6 +21,9 @@ pub struct HugetlbPool {
     pub free: u64,
     /// Free pages that are promised to a mapping.
     pub reserved: u64,
+    /// Pages of `total` that go back to ordinary memory as soon as they are free: the pool was made smaller, or
+    /// the kernel lent them.
+    pub surplus: u64,
     /// The share of each NUMA node, by ascending number; empty where the kernel has no NUMA.
     pub nodes: Vec<NodePool>,
 }
@@ -113,6 +116,7 @@ pub fn pools_in(root: &SystemRoot) -> Vec<HugetlbPool> {
             total: told("nr_hugepages")?,
             free: told("free_hugepages")?,
             reserved: told("resv_hugepages").unwrap_or(0),
+            surplus: told("surplus_hugepages").unwrap_or(0),
             nodes: nodes.iter().filter_map(share).collect(),
         })
     };

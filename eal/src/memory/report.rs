@@ -82,8 +82,14 @@ mod tests {
     use super::*;
 
     fn report(obtained: &[(PageKind, u64)], pages: u64) -> MemoryReport {
-        let pool =
-            |page_size, total| HugetlbPool { page_size, total, free: 0, reserved: 0, nodes: Vec::new() };
+        let pool = |page_size, total| HugetlbPool {
+            page_size,
+            total,
+            free: 0,
+            reserved: 0,
+            surplus: 0,
+            nodes: Vec::new(),
+        };
         MemoryReport {
             obtained: obtained.to_vec(),
             pools: vec![pool(1 << 30, 0), pool(2 << 20, pages)],

@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use super::{EalOptions, HugeUnlink, IovaMode, LcoreMap, LogDirective};
 
-/// Environment options, by DPDK's names. Their documentation is the help text.
+// The fields' documentation is the help text; one of the struct itself would become every program's.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Lcores to run on, as in 0-3,5; 0@4 puts lcore 0 on CPU 4, (0-1)@(4,6) both on either. Default: one on each
