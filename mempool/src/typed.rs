@@ -35,8 +35,6 @@ impl<T: Send> Pool<T> {
 
     /// A pool in `memory`; `init` makes each of the values.
     ///
-    /// If `init` panics, the values made so far are not dropped.
-    ///
     /// # Errors
     /// [`PoolError::Config`] when a figure is out of range, also a size or alignment smaller than `T`'s;
     /// [`PoolError::TooSmall`] when the memory does not hold the values; [`PoolError::Tables`] when the heap has no

@@ -61,7 +61,7 @@ impl RawPool {
     }
 
     /// As `with_init`; `drop_object` is called for every object before the memory is freed, by whichever thread ends the
-    /// pool. If `init` panics, no object is dropped.
+    /// pool; or, if `init` panics, for those it was called with before.
     ///
     /// # Errors
     /// As for `new`.
@@ -82,29 +82,40 @@ impl RawPool {
         mut init: impl FnMut(NonNull<u8>, ObjectInfo),
         drop_object: Option<DropObject>,
     ) -> Self {
-        /// Frees the pool if `init` panics.
-        struct Unmade(NonNull<Core>);
+        /// Frees the pool if `init` panics, and drops what it made.
+        struct Unmade {
+            core: NonNull<Core>,
+            made: usize,
+            drop_object: Option<DropObject>,
+        }
         impl Drop for Unmade {
             fn drop(&mut self) {
                 // SAFETY: made by `Box::into_raw`; nobody has a handle that may be used yet.
-                drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+                let core = unsafe { Box::from_raw(self.core.as_ptr()) };
+                if let Some(drop_object) = self.drop_object {
+                    for (_, object, ..) in core.placement.iter().take(self.made) {
+                        // SAFETY: `init` has made these; the pool does not know of `drop_object` yet, and drops none.
+                        unsafe { drop_object(object) };
+                    }
+                }
             }
         }
         // SAFETY: a box is never null. `Core::end` makes it a box again, or `Unmade` does.
         let core = unsafe { NonNull::new_unchecked(Box::into_raw(core)) };
-        let unmade = Unmade(core);
+        let mut unmade = Unmade { core, made: 0, drop_object };
         {
             // SAFETY: it lives, and nothing else uses it yet.
             let this = unsafe { core.as_ref() };
             for (index, object, piece, offset) in this.placement.iter() {
                 let device_address = this.memory[piece].device_address(offset);
                 init(object, ObjectInfo { index, device_address, handle: RawHandle(core) });
+                unmade.made += 1;
             }
             this.fill();
         }
-        // SAFETY: as above. Only now are there values in the objects, to be dropped with the pool.
+        // SAFETY: as above. From now on the pool drops what is in the objects.
         unsafe { (*core.as_ptr()).drop_object = drop_object };
-        Self(ManuallyDrop::new(unmade).0)
+        Self(ManuallyDrop::new(unmade).core)
     }
 
     #[inline(always)]

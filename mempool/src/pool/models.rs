@@ -148,18 +148,18 @@ fn loom_a_failing_bulk_hides_nothing() {
 }
 
 /// While one thread's magazines change places, or go to the depot, another finds what is in them.
+///
+/// `prepare` gets all objects, and keeps what it does not put.
 fn another_finds_one(
     count: usize,
-    held: usize,
+    prepare: impl Fn(&RawPool, &mut Vec<NonNull<u8>>) + Send + Sync + 'static,
     work: impl Fn(&RawPool, &mut Vec<NonNull<u8>>) + Send + Sync + 'static,
 ) {
     model(2, move || {
         thread::assume(Some(0));
         let (pool, _) = pool(count, 1);
         let mut objects: Vec<NonNull<u8>> = (0..count).flat_map(|_| get::<1>(&pool).unwrap()).collect();
-        for object in objects.drain(held..) {
-            put(pool.handle(), Sent([object]));
-        }
+        prepare(&pool, &mut objects);
         let other = {
             let pool = pool.clone();
             loom::thread::spawn(move || {
@@ -169,25 +169,38 @@ fn another_finds_one(
         };
         work(&pool, &mut objects);
         put(pool.handle(), other.join().unwrap());
-        for object in objects {
-            put(pool.handle(), Sent([object]));
-        }
+        put_all(&pool, &mut objects);
         assert_eq!(pool.counts().in_use, 0);
         pool.audit().unwrap();
     });
 }
 
+fn put_all(pool: &RawPool, objects: &mut Vec<NonNull<u8>>) {
+    for object in objects.drain(..) {
+        put(pool.handle(), Sent([object]));
+    }
+}
+
 /// Eight of nine objects are in the previous magazine, and the loaded one is empty: the next get makes them change places.
 #[test]
 fn loom_magazines_that_change_places_are_seen() {
-    another_finds_one(9, 1, |pool, objects| objects.extend(get::<1>(pool).unwrap()));
+    let prepare = |pool: &RawPool, objects: &mut Vec<_>| {
+        put_all(pool, objects);
+        objects.extend(get::<1>(pool).unwrap());
+    };
+    another_finds_one(9, prepare, |pool, objects| objects.extend(get::<1>(pool).unwrap()));
 }
 
 /// Both magazines are full: the next put sends one to the depot, and the gets that follow empty the other.
 #[test]
 fn loom_magazines_on_their_way_to_the_depot_are_seen() {
-    another_finds_one(17, 1, |pool, objects| {
-        put(pool.handle(), Sent([objects.remove(0)]));
+    let prepare = |pool: &RawPool, objects: &mut Vec<_>| {
+        let held = objects.pop();
+        put_all(pool, objects);
+        objects.extend(held);
+    };
+    another_finds_one(17, prepare, |pool, objects| {
+        put_all(pool, objects);
         objects.extend(get::<9>(pool).unwrap());
     });
 }
