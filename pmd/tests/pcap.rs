@@ -363,6 +363,9 @@ fn a_way_without_files_discards_or_has_ended() {
     assert_eq!((port.stats().opackets, port.stats().obytes), (2, 121));
     let (port, queues) = bench.start("tx_pcap={}/b.pcap", 1, 1);
     assert!(queues.rx[0].ended() && port.link().up);
+    assert_eq!(port.mac().to_string(), "02:00:00:00:00:00");
+    let second = format!("net_pcap1,tx_pcap={}", bench.path("c.pcap").display());
+    assert_eq!(registry::open(&bench.eal, 4, &second).unwrap().mac().to_string(), "02:00:00:00:00:01");
     drop(queues);
     bench.balance();
 }
