@@ -138,7 +138,9 @@ pub fn open(_eal: &Eal, mut args: DevArgs) -> Result<Box<dyn Device>, PortError>
         }
     }
     let open = Arc::new(AtomicUsize::new(sources.len()));
-    Ok(Box::new(Pcap { name, sources, sinks, config: None, mac: MacAddress::local(0), open }))
+    // net_pcap0 and net_pcap1 of one program have different addresses.
+    let number = name.strip_prefix(args.driver()).and_then(|digits| digits.parse().ok()).unwrap_or(0);
+    Ok(Box::new(Pcap { name, sources, sinks, config: None, mac: MacAddress::local(number), open }))
 }
 
 impl Source {

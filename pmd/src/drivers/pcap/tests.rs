@@ -238,10 +238,10 @@ fn what_is_wrong_is_said_in_a_line() {
     assert_eq!(with(|made| made.long(6).long(14)), "ends in the middle of packet 2");
     assert_eq!(with(|made| made.long(6).long(14).long(0)), "is damaged at packet 2: a block of 14 bytes");
     assert_eq!(
-        with(|made| made.long(6).long(u32::MAX & !3).long(0)),
+        with(|made| made.long(6).long(!3).long(0)),
         "is damaged at packet 2: a block of 4294967292 bytes"
     );
-    assert_eq!(with(|made| made.long(77).long(u32::MAX & !3).long(0)), "ends in the middle of packet 2");
+    assert_eq!(with(|made| made.long(77).long(!3).long(0)), "ends in the middle of packet 2");
     // A length inside a block that points out of it.
     assert_eq!(
         with(|made| made.block(6, |body| body.long(0).long(0).long(0).long(100).long(100).raw(b"abcd"))),
@@ -344,7 +344,10 @@ proptest! {
     fn written_and_read_again(
         pcapng: bool,
         snaplen in 1..400_usize,
-        frames in prop::collection::vec((any::<u64>(), prop::collection::vec(any::<u8>(), 0..300), 1..50_usize), 0..30),
+        frames in prop::collection::vec(
+            (any::<u64>(), prop::collection::vec(any::<u8>(), 0..300), 1..50_usize),
+            0..30,
+        ),
     ) {
         let format = if pcapng { CaptureFormat::PcapNg } else { CaptureFormat::Pcap };
         let mut bytes = Vec::new();

@@ -27,8 +27,8 @@ impl PcapTx {
     fn fail(&mut self, error: &WriteError) {
         self.failed = true;
         tracing::warn!(
-            "{} cannot be written: {error}; {} packets that were counted as sent are not in it, and all that follow \
-             are dropped as {}",
+            "{} cannot be written: {error}; {} packets that were counted as sent are not in it, and all that \
+             follow are dropped as {}",
             self.label,
             error.lost,
             DropReason::TxRefused.name(),
