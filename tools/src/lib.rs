@@ -1,1 +1,0 @@
-//! The wirerate program: doctor, hugepages, bench.

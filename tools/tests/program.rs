@@ -1,0 +1,85 @@
+//! The program from outside: exit codes, one-line errors, and output that others can use.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::{Command, Output, Stdio};
+
+fn wirerate(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_wirerate")).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn doctor_tells_about_this_machine() {
+    let output = wirerate(&["doctor"]);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let shown = text(&output.stdout);
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert!(shown.contains(&format!("Linux {}", release.trim())), "{shown}");
+    assert!(shown.contains("drivers that work now:  ") && shown.contains("net_ring"), "{shown}");
+    assert!(shown.lines().count() < 40, "short enough for a screen:\n{shown}");
+}
+
+#[test]
+fn doctor_speaks_json() {
+    let output = wirerate(&["doctor", "--json"]);
+    assert!(output.status.success());
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let checks = value["checks"].as_array().unwrap();
+    assert!(checks.len() > 10);
+    for check in checks {
+        let good = check["state"] == "good";
+        assert_eq!(good, check["mend"].is_null(), "{check}");
+        assert!(["good", "better", "lacking"].contains(&check["state"].as_str().unwrap()));
+    }
+    let drivers = value["drivers"].as_array().unwrap();
+    assert!(drivers.iter().any(|driver| driver["driver"] == "net_pcap" && driver["works"] == true));
+}
+
+#[test]
+fn hugepages_are_shown() {
+    for arguments in [&["hugepages"][..], &["hugepages", "show"]] {
+        let output = wirerate(arguments);
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        let heading: Vec<_> =
+            text(&output.stdout).lines().next().unwrap().split_whitespace().map(str::to_owned).collect();
+        assert_eq!(heading, ["Node", "Pages", "Size", "Total", "Free"]);
+    }
+}
+
+#[test]
+fn bad_input_is_one_line_and_code_2() {
+    for (arguments, expected) in [
+        (&["hugepages", "--reserve", "lots"][..], "expected a size, for instance 512M or 4G"),
+        (&["hugepages", "--reserve", "6M", "--page-size", "3M"], "there are no hugepages of 3M"),
+        (&["hugepages", "--reserve", "2M", "--node", "4000"], "there is no NUMA node 4000"),
+        (&["hugepages", "--clear", "--reserve", "2M"], "cannot be used with"),
+        (&["hugepages", "--reserv", "2M"], "did you mean '--reserve'?"),
+        (&["docter"], "did you mean 'doctor'?"),
+    ] {
+        let output = wirerate(arguments);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert!(error.starts_with("error: ") && error.contains(expected), "{arguments:?}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(output.stdout.is_empty());
+    }
+    assert_eq!(wirerate(&[]).status.code(), Some(2));
+    assert!(wirerate(&["--version"]).status.success());
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_wirerate"))
+        .args(["doctor", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
