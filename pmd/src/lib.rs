@@ -22,3 +22,8 @@ pub mod port;
 
 pub use packet::{Burst, Mbuf, MbufPool, MbufPoolConfig};
 pub use port::{Port, PortConfig, RxQueue, TxQueue};
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

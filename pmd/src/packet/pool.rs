@@ -19,6 +19,7 @@ pub struct MbufPoolConfig {
     count: usize,
     data_room: usize,
     cache: usize,
+    shared: bool,
 }
 
 impl MbufPoolConfig {
@@ -29,7 +30,7 @@ impl MbufPoolConfig {
     /// headroom, and caches of 256 mbufs a thread.
     #[must_use]
     pub fn new(name: impl Into<String>, count: usize) -> Self {
-        Self { name: name.into(), count, data_room: Self::DEFAULT_DATA_ROOM, cache: 256 }
+        Self { name: name.into(), count, data_room: Self::DEFAULT_DATA_ROOM, cache: 256, shared: false }
     }
 
     /// Bytes for data in each mbuf, without the headroom: 1 to 65,407.
@@ -43,6 +44,14 @@ impl MbufPoolConfig {
     #[must_use]
     pub fn cache(mut self, mbufs: usize) -> Self {
         self.cache = mbufs;
+        self
+    }
+
+    /// Whether the memory can be handed to another process by a descriptor, as vhost-user needs it. Without
+    /// huge pages, memory that need not be shared may get transparent ones.
+    #[must_use]
+    pub fn shared(mut self, shared: bool) -> Self {
+        self.shared = shared;
         self
     }
 
@@ -111,8 +120,10 @@ impl MbufPool {
     /// # Errors
     /// [`MbufPoolError`] when the configuration is out of range or there is not enough memory.
     pub fn new(eal: &Eal, config: &MbufPoolConfig) -> Result<Self, MbufPoolError> {
-        let request =
-            MemoryRequest::new(config.memory_len()?).align(LINE).name(config.name.clone()).shared(true);
+        let request = MemoryRequest::new(config.memory_len()?)
+            .align(LINE)
+            .name(config.name.clone())
+            .shared(config.shared);
         let region = eal
             .reserve(request)
             .map_err(|source| MbufPoolError::Memory { name: config.name.clone(), source })?;
