@@ -71,7 +71,7 @@ fn put<const N: usize>(handle: RawHandle, objects: Sent<N>) {
 /// One thread works with its slot while another finds the depot dry and takes what is in there.
 #[test]
 fn loom_reclaim_from_a_live_slot() {
-    model(2, || {
+    model(3, || {
         thread::assume(Some(0));
         let (pool, freed) = pool(2, 1);
         // Both are in our slot now.
@@ -99,7 +99,7 @@ fn loom_reclaim_from_a_live_slot() {
 #[test]
 fn loom_the_last_objects_are_found() {
     for numbers in [[Some(0), Some(1)], [Some(0), None]] {
-        model(2, move || {
+        model(3, move || {
             thread::assume(numbers[0]);
             let (pool, _) = pool(2, 1);
             let other = {
@@ -122,7 +122,7 @@ fn loom_the_last_objects_are_found() {
 /// A bulk that fails does not make another call fail: of the two, at least one gets what it wants.
 #[test]
 fn loom_a_failing_bulk_hides_nothing() {
-    model(2, || {
+    model(3, || {
         thread::assume(Some(0));
         let (pool, _) = pool(2, 1);
         let first: [_; 1] = get(&pool).unwrap();
@@ -155,7 +155,7 @@ fn another_finds_one(
     prepare: impl Fn(&RawPool, &mut Vec<NonNull<u8>>) + Send + Sync + 'static,
     work: impl Fn(&RawPool, &mut Vec<NonNull<u8>>) + Send + Sync + 'static,
 ) {
-    model(2, move || {
+    model(3, move || {
         thread::assume(Some(0));
         let (pool, _) = pool(count, 1);
         let mut objects: Vec<NonNull<u8>> = (0..count).flat_map(|_| get::<1>(&pool).unwrap()).collect();
@@ -237,7 +237,7 @@ fn loom_the_last_handle_and_the_last_object() {
 /// As above, with a put on each of two threads, neither of which has the last handle.
 #[test]
 fn loom_the_last_two_objects_on_two_threads() {
-    model(2, || {
+    model(3, || {
         thread::assume(None);
         let (pool, freed) = pool(2, 0);
         let (one, two): (Sent<1>, Sent<1>) = (Sent(get(&pool).unwrap()), Sent(get(&pool).unwrap()));

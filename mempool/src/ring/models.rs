@@ -56,7 +56,7 @@ fn loom_ring_multi_to_single() {
 #[test]
 fn loom_ring_multi_to_multi() {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(2);
+    builder.preemption_bound = Some(3);
     builder.max_branches = 20_000;
     builder.check(|| {
         let (producer, mut consumer) = ring::<Box<u32>, Multi, Multi>(3);
