@@ -3,6 +3,7 @@
 //! One subcommand a module. Each writes plain text to standard output, and what goes wrong as one line to
 //! standard error; the exit code is 2 for bad input and 1 for what the system refused.
 
+mod bench;
 mod doctor;
 mod hugepages;
 mod machine;
@@ -24,6 +25,9 @@ struct Cli {
 enum Command {
     Doctor(doctor::Options),
     Hugepages(hugepages::Options),
+    /// Runs the same work on Wirerate and on a peer, in turns, and compares
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 /// The input was right, and the system did not do it: exit code 1.
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
     let done = match &cli.command {
         Command::Doctor(options) => doctor::run(options),
         Command::Hugepages(options) => hugepages::run(options),
+        Command::Bench(bench) => bench.run().map_err(|error| Refused(format!("{error:#}")).into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,18 +14,18 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Subcommand;
 
-pub use paired::{Comparison, Figures};
+use paired::{Comparison, Figures};
 
 /// What can be compared.
 #[derive(Debug, Subcommand)]
-pub enum Bench {
+pub(crate) enum Bench {
     /// testpmd against dpdk-testpmd on net_null and net_ring: packets a second and cycles a packet
     Testpmd(testpmd::Options),
 }
 
 /// How often and how long, and where the figures go.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Common {
+pub(crate) struct Common {
     /// Pairs of runs, which the medians are taken of
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
@@ -42,7 +42,7 @@ impl Bench {
     ///
     /// # Errors
     /// When a program cannot be run, or prints what cannot be read.
-    pub fn run(&self) -> Result<()> {
+    pub(crate) fn run(&self) -> Result<()> {
         match self {
             Self::Testpmd(options) => options.run(),
         }

@@ -5,24 +5,24 @@ use comfy_table::{CellAlignment, Table, presets};
 
 /// What one run of one side gave.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Figures {
+pub(super) struct Figures {
     /// The rate, in the comparison's unit; more is better.
-    pub rate: f64,
+    pub(super) rate: f64,
     /// TSC cycles for each packet, where the side counts them; less is better.
-    pub cycles: Option<f64>,
+    pub(super) cycles: Option<f64>,
 }
 
 /// One kind of work on both sides.
 #[derive(Debug, Clone)]
-pub struct Comparison {
+pub(super) struct Comparison {
     /// What the work is.
-    pub name: String,
+    pub(super) name: String,
     /// What `Figures::rate` counts: `Mpps`, `Gb/s`.
-    pub unit: &'static str,
+    pub(super) unit: &'static str,
     /// Wirerate's runs.
-    pub ours: Vec<Figures>,
+    pub(super) ours: Vec<Figures>,
     /// The peer's, run by run beside them; empty where the peer cannot do the same.
-    pub theirs: Vec<Figures>,
+    pub(super) theirs: Vec<Figures>,
 }
 
 impl Comparison {
@@ -30,7 +30,7 @@ impl Comparison {
     ///
     /// # Errors
     /// The first error of a side.
-    pub fn measure(
+    pub(super) fn measure(
         name: impl Into<String>,
         unit: &'static str,
         rounds: u32,
@@ -55,13 +55,13 @@ impl Comparison {
 
     /// The median of our rate over theirs, pair by pair; none without a peer.
     #[must_use]
-    pub fn ratio(&self) -> Option<f64> {
+    pub(super) fn ratio(&self) -> Option<f64> {
         median(self.ours.iter().zip(&self.theirs).map(|(ours, theirs)| ours.rate / theirs.rate))
     }
 
     /// All figures, for a file.
     #[must_use]
-    pub fn to_json(&self) -> serde_json::Value {
+    pub(super) fn to_json(&self) -> serde_json::Value {
         let side = |runs: &[Figures]| {
             serde_json::json!({
                 "median": median(runs.iter().map(|run| run.rate)),
@@ -97,7 +97,8 @@ pub(super) fn table(comparisons: &[Comparison]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     table.set_header(["work", "unit", "wirerate", "peer", "ratio", "pairs", "cycles/packet", "peer's"]);
-    let number = |value: Option<f64>, digits: usize| value.map_or("-".into(), |value| format!("{value:.digits$}"));
+    let number =
+        |value: Option<f64>, digits: usize| value.map_or("-".into(), |value| format!("{value:.digits$}"));
     for work in comparisons {
         let rate = |runs: &[Figures]| number(median(runs.iter().map(|run| run.rate)), 2);
         let cycles = |runs: &[Figures]| number(median(runs.iter().filter_map(|run| run.cycles)), 1);

@@ -10,12 +10,12 @@ use wirerate_eal::hugetlb;
 use super::paired::median;
 use super::{Common, Comparison, Figures, report, run};
 
-/// Bytes of huge pages that each program is given, where there are as many free.
+/// MiB of memory that each program is given.
 const MEMORY_MIB: usize = 256;
 
 /// What to run.
 #[derive(Debug, Args)]
-pub struct Options {
+pub(crate) struct Options {
     #[command(flatten)]
     common: Common,
     /// Packets in a burst
@@ -97,7 +97,7 @@ impl Options {
     pub(super) fn run(&self) -> Result<()> {
         let ours = run::sibling("testpmd")?;
         let peer = peer_version();
-        let huge = hugetlb::free_bytes(2 << 20) >= 2 * MEMORY_MIB << 20;
+        let huge = huge_pages_suffice();
         let pages = if huge { "2 MiB huge pages" } else { "no huge pages (--no-huge on both sides)" };
         println!("burst {}, {pages}", self.burst);
         if peer.is_none() {
@@ -123,7 +123,11 @@ impl Options {
                 theirs,
             )?);
         }
-        ensure!(!comparisons.is_empty(), "no work has {:?} in its name", self.only.as_deref().unwrap_or_default());
+        ensure!(
+            !comparisons.is_empty(),
+            "no work has {:?} in its name",
+            self.only.as_deref().unwrap_or_default()
+        );
         report(&self.common, peer.as_deref().unwrap_or("nothing"), &comparisons)
     }
 
@@ -156,6 +160,13 @@ impl Options {
     }
 }
 
+/// Whether there are free 2 MiB pages for a run of either side, which DPDK takes all that it is given of.
+fn huge_pages_suffice() -> bool {
+    const PAGE: usize = 2 << 20;
+    let pages = (MEMORY_MIB << 20).div_ceil(PAGE) as u64;
+    hugetlb::pools().iter().any(|pool| pool.page_size == PAGE && pool.available() >= pages)
+}
+
 /// Options of the environment that both understand.
 fn environment(work: &Work, huge: bool) -> Vec<String> {
     let mut arguments = vec!["--no-pci".to_owned(), "-m".to_owned(), MEMORY_MIB.to_string()];
@@ -172,7 +183,8 @@ fn peer_version() -> Option<String> {
     let output = Command::new(PEER).args(["-v", "-h"]).output().ok()?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
-    let version = text.lines().find_map(|line| line.split_once("RTE Version: ").map(|(_, v)| v.trim_matches('\'')));
+    let version =
+        text.lines().find_map(|line| line.split_once("RTE Version: ").map(|(_, v)| v.trim_matches('\'')));
     Some(version.unwrap_or("DPDK of unknown version").to_owned())
 }
 
@@ -189,7 +201,8 @@ fn read(output: &str, sends: bool) -> Result<Figures> {
             *sum += rate.with_context(|| format!("no rate in \"{line}\""))?;
         }
     }
-    let rate = median(seconds.iter().skip(2).map(|rate| rate / 1e6)).context("it printed fewer than 3 reports")?;
+    let rate =
+        median(seconds.iter().skip(2).map(|rate| rate / 1e6)).context("it printed fewer than 3 reports")?;
     let cycles = output
         .lines()
         .find_map(|line| line.split_once("CPU cycles/packet="))
