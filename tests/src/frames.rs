@@ -57,7 +57,7 @@ pub fn mixed(count: usize, seed: u64) -> impl Iterator<Item = Vec<u8>> {
         frame[6..12].copy_from_slice(&[0x02, 0xbb, 0, 0, (index >> 8) as u8, index as u8]);
         match random.below(8) {
             0..3 => ipv4(&mut frame, 12),
-            3..5 => ipv6(&mut frame),
+            3..5 if length >= 62 => ipv6(&mut frame),
             5 => {
                 frame[12..16].copy_from_slice(&[0x81, 0x00, 0x20, 177]);
                 ipv4(&mut frame, 16);
@@ -76,6 +76,9 @@ pub fn mixed(count: usize, seed: u64) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
+/// UDP ports of a service that has no format (RFC 863): nobody looks further into such a frame.
+const DISCARD: [u8; 4] = [0, 9, 0, 9];
+
 /// Writes the type and headers of IPv4 and UDP at `at`. The UDP checksum is 0: not computed.
 fn ipv4(frame: &mut [u8], at: usize) {
     let length = (frame.len() - at - 2) as u16;
@@ -88,19 +91,19 @@ fn ipv4(frame: &mut [u8], at: usize) {
     let folded = (sum & 0xffff) + (sum >> 16);
     let folded = (folded & 0xffff) + (folded >> 16);
     header[10..12].copy_from_slice(&(!(folded as u16)).to_be_bytes());
+    header[20..24].copy_from_slice(&DISCARD);
     header[24..26].copy_from_slice(&(length - 20).to_be_bytes());
     header[26..28].fill(0);
 }
 
-/// Writes the type and headers of IPv6 and UDP.
+/// Writes the type and headers of IPv6 and UDP, 62 bytes with the addresses before.
 fn ipv6(frame: &mut [u8]) {
     let payload = (frame.len() - 54) as u16;
     frame[12..20].copy_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 0]);
     frame[18..20].copy_from_slice(&payload.to_be_bytes());
     frame[20..22].copy_from_slice(&[17, 64]);
-    if frame.len() >= 62 {
-        frame[58..60].copy_from_slice(&payload.to_be_bytes());
-    }
+    frame[54..58].copy_from_slice(&DISCARD);
+    frame[58..60].copy_from_slice(&payload.to_be_bytes());
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ impl Need {
             Self::Namespaces => {
                 on_path("ip", "iproute2")?;
                 let namespace = Namespace::new("probe")?;
-                namespace.ip(&["link", "add", "a", "type", "veth", "peer", "name", "b"])?;
+                namespace.ip(&["link", "add", "one", "type", "veth", "peer", "name", "two"])?;
             }
             Self::Hugepages => {
                 on_path("mount", "mount")?;
@@ -131,6 +131,11 @@ pub fn trial(
             }
             return Ok(Completion::ignored_with(reason));
         }
-        test().map(|()| Completion::Completed).map_err(|error| Failed::from(format!("{error:?}")))
+        test().map(|()| Completion::Completed).map_err(|error| Failed::from(told(&error)))
     })
+}
+
+/// An error with all that led to it, the nearest first, a line each.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).collect::<Vec<_>>().join("\nbecause: ")
 }

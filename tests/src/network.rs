@@ -24,10 +24,6 @@ pub const RIGHT: &str = "10.77.0.2";
 pub const LEFT_V6: &str = "fd77::1";
 /// IPv6 address of the host on the right.
 pub const RIGHT_V6: &str = "fd77::2";
-/// Address of the host on the right in VLAN [`VLAN`].
-pub const RIGHT_VLAN: &str = "10.78.0.2";
-/// The VLAN that both hosts are in.
-pub const VLAN: &str = "177";
 /// TCP port of the transfers.
 const TCP_PORT: u16 = 7077;
 
@@ -88,9 +84,6 @@ impl Network {
             host.ip(&["addr", "add", &format!("fd77::{number}/64"), "dev", "host0", "nodad"])?;
             middle.ip(&["link", "set", port, "up"])?;
             host.ip(&["link", "set", "host0", "up"])?;
-            host.ip(&["link", "add", "link", "host0", "name", "vlan0", "type", "vlan", "id", VLAN])?;
-            host.ip(&["addr", "add", &format!("10.78.0.{number}/24"), "dev", "vlan0"])?;
-            host.ip(&["link", "set", "vlan0", "up"])?;
         }
         Ok(network)
     }

@@ -88,10 +88,10 @@ impl Running {
         self.stdout.text()
     }
 
-    /// Its command line and all that it printed until now, to be read by people.
+    /// Its command line and the last that it printed until now, to be read by people.
     #[must_use]
     pub fn describe(&self) -> String {
-        format!("{}\n{}{}", self.what, self.stdout.text(), self.stderr.text())
+        format!("{}\n{}{}", self.what, ending(&self.stdout.text()), ending(&self.stderr.text()))
     }
 
     /// The process.
@@ -212,8 +212,8 @@ impl Finished {
         bail!(
             "{}\nended with {how}, and {code} was expected; stdout:\n{}\nstderr:\n{}",
             self.what,
-            self.stdout,
-            self.stderr
+            ending(&self.stdout),
+            ending(&self.stderr)
         )
     }
 }
@@ -247,6 +247,15 @@ impl Capture {
     fn is_complete(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
+}
+
+/// The last lines of an output: what a failure is about is there.
+fn ending(output: &str) -> String {
+    const LINES: usize = 40;
+    let lines: Vec<&str> = output.lines().collect();
+    let cut = lines.len().saturating_sub(LINES);
+    let before = if cut > 0 { format!("... {cut} lines\n") } else { String::new() };
+    lines[cut..].iter().fold(before, |text, line| text + line + "\n")
 }
 
 /// A command line, to be read by people.

@@ -133,8 +133,9 @@ fn tcpdump() -> Result<()> {
     let said: Vec<&str> =
         finished.stderr.lines().filter(|line| !line.starts_with("reading from file")).collect();
     ensure!(said.is_empty(), "tcpdump complains: {said:?}");
-    // A line that goes on begins with white space (bytes of a type that it does not know).
-    let frames = finished.stdout.lines().filter(|line| !line.starts_with(char::is_whitespace)).count();
+    // A frame's line begins with its stamp; further lines have bytes of a type that it does not know.
+    let second = (stamp(0) / 1_000_000_000).to_string();
+    let frames = finished.stdout.lines().filter(|line| line.starts_with(&second)).count();
     ensure!(frames == count, "tcpdump reads {frames} frames of {count}");
     for wrong in ["truncated", "bad cksum", "[|"] {
         ensure!(!finished.stdout.contains(wrong), "tcpdump finds a frame {wrong}");

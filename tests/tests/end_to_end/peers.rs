@@ -2,16 +2,18 @@
 //!
 //! Speeds are compared by `wirerate bench`, in turns on one machine, not here.
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
+use wirerate_tests::namespace::Namespace;
 use wirerate_tests::needs::{Need, trial};
 use wirerate_tests::network::{Network, Offloads, RIGHT, RIGHT_V6};
 use wirerate_tests::output::{Balance, forward_statistics};
 use wirerate_tests::program::Running;
-use wirerate_tests::{exclusive, wait};
+use wirerate_tests::{exclusive, scratch, wait};
 
 use crate::support::{bundled_in, forwarder_cpu};
 
@@ -24,24 +26,42 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Options of DPDK's environment: two lcores, of which the second forwards, and no trace of it afterwards.
-fn dpdk_environment(cpu: &str) -> Vec<String> {
-    // Its main lcore sleeps, so that on a machine of one processor both can be there.
-    let lcores = format!("--lcores=0@0,1@{cpu}");
-    ["dpdk-testpmd", &lcores, "--no-huge", "-m", "256", "--no-pci", "--in-memory", "--no-telemetry"]
-        .map(str::to_owned)
-        .to_vec()
+/// `dpdk-testpmd` in a namespace, on two lcores of which the second forwards.
+struct Dpdk {
+    prefix: String,
+}
+
+impl Dpdk {
+    fn new() -> Self {
+        Self { prefix: scratch::unique("dpdk") }
+    }
+
+    fn command(&self, place: &Namespace, devices: &[&str], options: &[&str]) -> Result<Command> {
+        let mut command = place.command("dpdk-testpmd");
+        // Its first lcore sleeps, so that on a machine of one processor both can be there. Without huge pages it
+        // refuses --in-memory.
+        command.arg(format!("--lcores=0@0,1@{}", forwarder_cpu()?));
+        command.args(["--no-huge", "-m", "256", "--no-pci", "--no-shconf", "--no-telemetry"]);
+        command.args(["--file-prefix", &self.prefix]).args(devices);
+        command.args(["--", "--total-num-mbufs=4096", "--stats-period=1", "--no-mlockall"]).args(options);
+        Ok(command)
+    }
+}
+
+impl Drop for Dpdk {
+    fn drop(&mut self) {
+        // DPDK leaves the folder of each run behind.
+        let _ = std::fs::remove_dir_all(std::path::Path::new("/var/run/dpdk").join(&self.prefix));
+    }
 }
 
 fn dpdk_forwards() -> Result<()> {
     let _turn = exclusive::processors();
     // Its driver does not fill in checksums that were left to hardware, so nothing is left.
     let network = Network::new(Offloads::None)?;
-    let environment = dpdk_environment(&forwarder_cpu()?);
-    let mut command = network.middle.command(&environment[0]);
-    command.args(&environment[1..]);
-    command.args(["--vdev=net_af_packet0,iface=port0", "--vdev=net_af_packet1,iface=port1"]);
-    command.args(["--", "--forward-mode=io", "--total-num-mbufs=4096", "--stats-period=1", "--no-mlockall"]);
+    let dpdk = Dpdk::new();
+    let devices = ["--vdev=net_af_packet0,iface=port0", "--vdev=net_af_packet1,iface=port1"];
+    let command = dpdk.command(&network.middle, &devices, &["--forward-mode=io"])?;
     let running = network.forward(command)?;
     network.ping(RIGHT, 20, 1472)?;
     network.ping(RIGHT_V6, 20, 56)?;
@@ -65,16 +85,9 @@ fn dpdk_sends() -> Result<()> {
     receiver.wait_for("Port 0:", Duration::from_secs(30))?;
     wait::until("its socket", Duration::from_secs(30), || Ok(network.middle.packet_sockets()? > 0))?;
 
-    let environment = dpdk_environment(&cpu);
-    let mut command = network.left.command(&environment[0]);
-    command.args(&environment[1..]);
-    command.args([
-        "--vdev=net_af_packet0,iface=host0",
-        "--",
-        "--forward-mode=txonly",
-        "--total-num-mbufs=4096",
-    ]);
-    command.args(["--stats-period=1", "--no-mlockall", "--txpkts=200"]);
+    let dpdk = Dpdk::new();
+    let device = ["--vdev=net_af_packet0,iface=host0"];
+    let command = dpdk.command(&network.left, &device, &["--forward-mode=txonly", "--txpkts=200"])?;
     let mut sender = Running::start(command)?;
     // Its second report: it has sent for a second.
     wait::until("DPDK to send", Duration::from_secs(60), || {

@@ -5,13 +5,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
-use wirerate_tests::exclusive;
+use wirerate_tests::frames::{LONGEST, mixed};
+use wirerate_tests::namespace::Namespace;
 use wirerate_tests::needs::{Need, trial};
-use wirerate_tests::network::{Network, Offloads, RIGHT, RIGHT_V6, RIGHT_VLAN};
+use wirerate_tests::network::{Network, Offloads, RIGHT, RIGHT_V6};
 use wirerate_tests::output::{Balance, Totals};
 use wirerate_tests::program::Running;
+use wirerate_tests::{capture, exclusive, scratch, wait};
 
-use crate::support::{LAST_RESORT, bundled_in, forwarder_cpu};
+use crate::support::{LAST_RESORT, LIMIT, bundled_in, forwarder_cpu, text};
 
 /// Devices on both of the forwarder's interfaces.
 const PORTS: [&str; 4] = ["--vdev", "net_af_packet0,iface=port0", "--vdev", "net_af_packet1,iface=port1"];
@@ -31,9 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("traffic::ping_loses_nothing_with_checksums_offloaded", NEEDS, || {
             with_l2fwd(Offloads::ChecksumOnly, ping)
         }),
-        trial("traffic::ping_in_a_vlan_loses_nothing", NEEDS, || {
-            with_l2fwd(Offloads::None, |network| network.ping(RIGHT_VLAN, 20, 56))
-        }),
+        trial("traffic::tagged_frames_cross_three_forwarders_byte_exact", NEEDS, tagged_frames),
         trial("traffic::iperf3_runs_in_both_directions", NEEDS_IPERF3, || with_l2fwd(Offloads::None, iperf3)),
         trial("traffic::iperf3_runs_with_checksums_offloaded", NEEDS_IPERF3, || {
             with_l2fwd(Offloads::ChecksumOnly, iperf3)
@@ -73,6 +73,80 @@ fn iperf3(network: &Network) -> Result<()> {
 fn with_l2fwd(offloads: Offloads, traffic: impl FnOnce(&Network) -> Result<()>) -> Result<()> {
     let cpu = forwarder_cpu()?;
     forward(offloads, &["-l", &cpu], traffic)
+}
+
+/// From a capture file into the left host's interface, through the middle, and out of the right host's interface
+/// into a capture file.
+///
+/// The kernel takes VLAN tags out of what it receives, and puts none back: three forwarders have to.
+fn tagged_frames() -> Result<()> {
+    let _turn = exclusive::processors();
+    let network = Network::new(Offloads::None)?;
+    let folder = scratch::directory("tagged")?;
+    let (input, output) = (folder.path().join("in"), folder.path().join("out"));
+    let frames = tagged();
+    capture::write(&input, capture::Format::Nano, &frames)?;
+    let cpu = forwarder_cpu()?;
+    let start = |place: &Namespace, zero: &str, one: &str| {
+        let environment = ["-l", &cpu, "--no-huge", "--no-pci", "--vdev", zero, "--vdev", one];
+        let own = ["--", "--no-mac-updating", "-T", "0"];
+        bundled_in(place, "l2fwd", &[&environment[..], &own, &LAST_RESORT].concat())
+    };
+    let middle = network.forward(start(
+        &network.middle,
+        "net_af_packet0,iface=port0",
+        "net_af_packet1,iface=port1",
+    )?)?;
+    let sink = format!("net_pcap0,tx_pcap={}", text(&output)?);
+    let mut right = Running::start(start(&network.right, "net_af_packet0,iface=host0", &sink)?)?;
+    right.wait_for("port 1:", LIMIT)?;
+    let source = format!("net_pcap0,rx_pcap={}", text(&input)?);
+    let left = Running::start(start(&network.left, &source, "net_af_packet0,iface=host0")?)?;
+
+    // What arrives is counted by the kernel, too; the file is whole when its writer has ended.
+    wait::until("the frames to arrive", LIMIT, || {
+        let file = "/sys/class/net/host0/statistics/rx_packets";
+        let arrived = network.right.run("cat", &[file])?.stdout.trim().parse::<usize>()?;
+        Ok(arrived >= frames.len())
+    })?;
+    std::thread::sleep(Duration::from_millis(500));
+    for (running, sent) in [(left, true), (middle, true), (right, false)] {
+        let finished = running.end(Signal::TERM, END)?;
+        finished.expect_code(0)?;
+        let totals = Totals::read(&finished.stdout)?;
+        ensure!(totals.drops.is_empty(), "{}\ndropped {:?}", finished.what, totals.drops);
+        ensure!(!sent || totals.port(1)?.sent >= frames.len() as u64, "{totals:?}");
+    }
+    // Both hosts have a word to say of their own; the source address tells which frames are the test's.
+    let mut arrived = capture::read(&output)?;
+    arrived.retain(|packet| packet.bytes.get(6..8) == Some(&[0x02, 0xbb]));
+    ensure!(arrived.len() == frames.len(), "{} of {} frames arrived", arrived.len(), frames.len());
+    for (index, (packet, frame)) in arrived.iter().zip(&frames).enumerate() {
+        ensure!(&packet.bytes == frame, "frame {index}: {frame:02x?}\nbecame {:02x?}", packet.bytes);
+    }
+    Ok(())
+}
+
+/// Frames of all kinds, many with a tag, some with two, and one that is as long as a tag allows; fewer than a
+/// ring of a socket holds, so that none may be lost.
+fn tagged() -> Vec<Vec<u8>> {
+    let mut frames: Vec<Vec<u8>> = mixed(200, 21).collect();
+    for (index, frame) in frames.iter_mut().enumerate() {
+        // Priorities and the drop bit are part of the tag.
+        let tag = 0xf000 >> (index % 5) | index as u16;
+        match index % 4 {
+            0 => frame[12..16].copy_from_slice(&[[0x81, 0x00], tag.to_be_bytes()].concat()),
+            1 => {
+                frame[12..16].copy_from_slice(&[[0x88, 0xa8], tag.to_be_bytes()].concat());
+                frame[16..20].copy_from_slice(&[0x81, 0x00, 0x01, 0x23]);
+            }
+            _ => {}
+        }
+    }
+    let mut longest = frames[0].clone();
+    longest.resize(LONGEST + 4, 0x5a);
+    frames.push(longest);
+    frames
 }
 
 fn two_lcores() -> Result<()> {

@@ -76,7 +76,7 @@ fn wrong_values() -> Result<()> {
     let null = ["--no-huge", "--vdev", "net_null0", "--vdev", "net_null1", "--"];
     let cases: [(&str, &[&str], &[&str]); 12] = [
         ("l2fwd", &["--duration", "soon"], &["--duration", "soon"]),
-        ("l2fwd", &["-T", "-1"], &["-T"]),
+        ("l2fwd", &["-T", "often"], &["-T", "often"]),
         ("l2fwd", &["-q", "0"], &["-q"]),
         ("l2fwd", &["-p", "xyz"], &["xyz", "hexadecimal"]),
         ("l2fwd", &["-p", "0"], &["no port"]),
