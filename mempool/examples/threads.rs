@@ -1,5 +1,5 @@
-//! A pool of buffers shared by plain threads: some fill buffers and send them on, others check them and let them
-//! go home. At the end the pool's balance shows that all are home.
+//! A pool of buffers shared by plain threads: some fill buffers and send them on, others check them and let
+//! them go home. At the end the pool's balance shows that all are home.
 //!
 //! `cargo run --release -p wirerate-mempool --example threads`
 #![forbid(unsafe_code)]

@@ -1,11 +1,13 @@
 //! The depot: two stacks of magazines, full and empty, shared by all threads without a lock.
 //!
 //! Each is a Treiber stack whose head is one 64-bit word, the number of the top magazine and a tag that every
-//! change counts up. A pop reads the top's `next` before it is sure that the top is still the top; the tag makes its
-//! compare-and-swap fail if anything happened in between, also if the same magazine is on top again. To be fooled,
-//! a thread would have to sleep between the two instructions for an exact multiple of 2^32 changes.
+//! change counts up. A pop reads the top's `next` before it is sure that the top is still the top; the tag
+//! makes its compare-and-swap fail if anything happened in between, also if the same magazine is on top
+//! again. To be fooled, a thread would have to sleep between the two instructions for an exact multiple of
+//! 2^32 changes.
 //!
-//! Magazines are never freed while the pool lives, so a `next` read too late is a wrong number and not a wild read.
+//! Magazines are never freed while the pool lives, so a `next` read too late is a wrong number and not a wild
+//! read.
 
 use core::ptr::NonNull;
 
@@ -23,14 +25,14 @@ fn unpack(head: u64) -> (u32, u32) {
     ((head >> 32) as u32, head as u32)
 }
 
-/// A stack of magazines. The two that make a depot must not share a cache line, nor the pair of lines that some
-/// processors fetch together.
+/// A stack of magazines. The two that make a depot must not share a cache line, nor the pair of lines that
+/// some processors fetch together.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Stack {
     head: AtomicU64,
-    /// Objects in its magazines. Counted up before a magazine comes and down after it has gone, so that it is never
-    /// below what is there. On the head's own line, which a push or pop has just made its own.
+    /// Objects in its magazines. Counted up before a magazine comes and down after it has gone, so that it is
+    /// never below what is there. On the head's own line, which a push or pop has just made its own.
     objects: AtomicUsize,
 }
 
@@ -49,7 +51,8 @@ impl Stack {
             let number = unsafe { (*magazine.as_ptr()).number };
             table.find(number) == magazine
         });
-        // SAFETY: it is the caller's own, so it lives; only atomics and the number, which never changes, are touched.
+        // SAFETY: it is the caller's own, so it lives; only atomics and the number, which never changes, are
+        // touched.
         let magazine = unsafe { magazine.as_ref() };
         magazine.len.store(len, Ordering::Relaxed);
         if len > 0 {
@@ -68,15 +71,15 @@ impl Stack {
         }
     }
 
-    /// Takes the top magazine and says how many objects it has. None if there was none at one moment during the
-    /// call.
+    /// Takes the top magazine and says how many objects it has. None if there was none at one moment during
+    /// the call.
     pub(crate) fn pop(&self, table: &impl Find) -> Option<(NonNull<Magazine>, u32)> {
         let mut head = self.head.load(Ordering::Acquire);
         loop {
             let (tag, top) = unpack(head);
             if top == NONE {
-                // A load may return what the head was some time ago; a swap reads what it is. Emptiness is what the
-                // argument that a put never fails builds on (see `slot`), and to find it is rare.
+                // A load may return what the head was some time ago; a swap reads what it is. Emptiness is
+                // what the argument that a put never fails builds on (see `slot`), and to find it is rare.
                 match self.head.compare_exchange(head, head, Ordering::AcqRel, Ordering::Acquire) {
                     Ok(_) => return None,
                     Err(found) => {
@@ -86,7 +89,8 @@ impl Stack {
                 }
             }
             let magazine = table.find(top);
-            // SAFETY: magazines live as long as the pool, and `next` is atomic: another thread may own it by now.
+            // SAFETY: magazines live as long as the pool, and `next` is atomic: another thread may own it by
+            // now.
             let next = unsafe { (*magazine.as_ptr()).next.load(Ordering::Relaxed) };
             let new = pack(tag.wrapping_add(1), next);
             match self.head.compare_exchange_weak(head, new, Ordering::AcqRel, Ordering::Acquire) {

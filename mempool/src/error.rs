@@ -91,8 +91,8 @@ pub enum PoolError {
     Memory(#[from] MemoryError),
 }
 
-/// What an audit found wrong. Any of these is a bug: in the pool, or in `unsafe` code that put an object which
-/// was not its own.
+/// What an audit found wrong. Any of these is a bug: in the pool, or in `unsafe` code that put an object
+/// which was not its own.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum AuditError {

@@ -7,8 +7,8 @@
 //!
 //! Each thread has a cache of two *magazines*, arrays of free objects; a full or an empty magazine changes
 //! hands with the pool's *depot* by one compare-and-swap (Bonwick and Adams, "Magazines and Vmem", USENIX
-//! 2001). While its cache serves it, a thread writes nothing that another thread reads in a loop, takes no lock
-//! and executes no atomic read-modify-write instruction. A pool is exhausted only when no object is free
+//! 2001). While its cache serves it, a thread writes nothing that another thread reads in a loop, takes no
+//! lock and executes no atomic read-modify-write instruction. A pool is exhausted only when no object is free
 //! anywhere: what lies idle in the caches of other threads is reclaimed first.
 //!
 //! ```

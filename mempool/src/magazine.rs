@@ -69,8 +69,8 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// `count` empty magazines (at least 1) of `capacity` objects, numbered from `first`. None if the heap has
-    /// no room.
+    /// `count` empty magazines (at least 1) of `capacity` objects, numbered from `first`. None if the heap
+    /// has no room.
     pub(crate) fn new(count: u32, capacity: usize, first: u32) -> Option<Self> {
         let layout = Self::layout(count, capacity)?;
         let stride = layout.size() / count as usize;
@@ -105,7 +105,8 @@ impl Block {
     #[inline]
     pub(crate) fn get(&self, index: u32) -> NonNull<Magazine> {
         debug_assert!(index < self.count, "magazine {index} of {}", self.count);
-        // SAFETY: `index` is below `count` (callers take it from a number that this block gave), so the place is inside.
+        // SAFETY: `index` is below `count` (callers take it from a number that this block gave), so the place
+        // is inside.
         unsafe { self.base.add(index as usize * self.stride).cast() }
     }
 }
@@ -121,7 +122,8 @@ impl Drop for Block {
     }
 }
 
-// SAFETY: a block is memory owned by whoever owns the block; access to the objects is ordered by the depot and slots.
+// SAFETY: a block is memory owned by whoever owns the block; access to the objects is ordered by the depot
+// and slots.
 unsafe impl Send for Block {}
 // SAFETY: as above; `&Block` gives out addresses only.
 unsafe impl Sync for Block {}

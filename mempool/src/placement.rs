@@ -30,10 +30,11 @@ pub(crate) struct Placement {
 }
 
 impl Placement {
-    /// Places up to `count` objects of `size` bytes, `stride` bytes apart (a multiple of `align`, at least `size`).
+    /// Places up to `count` objects of `size` bytes, `stride` bytes apart (a multiple of `align`, at least
+    /// `size`).
     ///
-    /// An object lies in one piece, and where a piece has device addresses, in one range of them: where the next
-    /// page is elsewhere for the device, no object goes over its edge.
+    /// An object lies in one piece, and where a piece has device addresses, in one range of them: where the
+    /// next page is elsewhere for the device, no object goes over its edge.
     pub(crate) fn new(
         memory: &[Box<dyn Memory>],
         count: usize,

@@ -6,7 +6,8 @@ use core::fmt;
 
 use thiserror::Error;
 
-/// How many objects a pool needs so that it never runs dry: the sum of all places that can hold one at a time.
+/// How many objects a pool needs so that it never runs dry: the sum of all places that can hold one at a
+/// time.
 ///
 /// ```
 /// use wirerate_mempool::PoolSize;
@@ -49,8 +50,8 @@ impl PoolSize {
         self.with(count, descriptors, Kind::Rings)
     }
 
-    /// `threads` threads with a cache of `objects` each. The pool reclaims what idles there when it runs dry, but
-    /// that takes a system call, which the sum avoids.
+    /// `threads` threads with a cache of `objects` each. The pool reclaims what idles there when it runs dry,
+    /// but that takes a system call, which the sum avoids.
     #[must_use]
     pub fn caches(self, threads: usize, objects: usize) -> Self {
         self.with(threads, objects, Kind::Caches)

@@ -1,12 +1,13 @@
 //! Small dense numbers for threads, so that a pool finds a thread's slot by an array index.
 //!
-//! A thread gets the lowest free number on its first call and gives it back when it ends; the next thread that
-//! takes the number takes over the slots that go with it, in every pool, with the objects in them. The registry's lock
-//! orders the two: what the first thread did to its slots happened before what the second does.
+//! A thread gets the lowest free number on its first call and gives it back when it ends; the next thread
+//! that takes the number takes over the slots that go with it, in every pool, with the objects in them. The
+//! registry's lock orders the two: what the first thread did to its slots happened before what the second
+//! does.
 //!
-//! The number is in a thread-local without destructor, which is one load; a second one has the destructor that
-//! gives the number back. Calls after that, from destructors of other thread-locals, find `NONE` and use the pool's shared
-//! slot.
+//! The number is in a thread-local without destructor, which is one load; a second one has the destructor
+//! that gives the number back. Calls after that, from destructors of other thread-locals, find `NONE` and use
+//! the pool's shared slot.
 
 pub(crate) use imp::{assign, current};
 

@@ -17,16 +17,16 @@ use crate::{
 
 /// A pool of values of type `T`; a clone is another handle to the same pool.
 ///
-/// The values are made once, with the pool, keep their state from one use to the next (so a buffer's capacity is
-/// not lost), and are dropped with it.
+/// The values are made once, with the pool, keep their state from one use to the next (so a buffer's capacity
+/// is not lost), and are dropped with it.
 pub struct Pool<T: Send> {
     raw: RawPool,
     values: PhantomData<T>,
 }
 
 impl<T: Send> Pool<T> {
-    /// How a pool of `count` values is to be. The size and alignment are those of `T`, or more where the configuration
-    /// asks for more.
+    /// How a pool of `count` values is to be. The size and alignment are those of `T`, or more where the
+    /// configuration asks for more.
     #[must_use]
     pub fn config(name: impl Into<String>, count: usize) -> PoolConfig {
         let align = align_of::<T>().max(PoolConfig::DEFAULT_ALIGN);
@@ -37,8 +37,8 @@ impl<T: Send> Pool<T> {
     ///
     /// # Errors
     /// [`PoolError::Config`] when a figure is out of range, also a size or alignment smaller than `T`'s;
-    /// [`PoolError::TooSmall`] when the memory does not hold the values; [`PoolError::Tables`] when the heap has no
-    /// room for the magazines.
+    /// [`PoolError::TooSmall`] when the memory does not hold the values; [`PoolError::Tables`] when the heap
+    /// has no room for the magazines.
     pub fn new(
         config: PoolConfig,
         memory: Vec<Box<dyn Memory>>,
@@ -53,8 +53,8 @@ impl<T: Send> Pool<T> {
                 return Err(PoolError::Config { name: config.name().into(), what, found, expected });
             }
         }
-        // SAFETY: `init` makes a `T` in every object, which `drop_value` drops; `T` is `Send`, so any thread may. The object's
-        // size and alignment are enough, as was just checked.
+        // SAFETY: `init` makes a `T` in every object, which `drop_value` drops; `T` is `Send`, so any thread
+        // may. The object's size and alignment are enough, as was just checked.
         let raw = unsafe {
             RawPool::with_hooks(
                 config,
@@ -91,7 +91,8 @@ impl<T: Send> Pool<T> {
     /// Adds `n` values to `out`: all of them or, if fewer are free, none.
     ///
     /// # Errors
-    /// [`Exhausted`] when fewer were free all through the call, or `out` has no room for `n`; nothing was taken.
+    /// [`Exhausted`] when fewer were free all through the call, or `out` has no room for `n`; nothing was
+    /// taken.
     #[cfg_attr(debug_assertions, track_caller)]
     pub fn get_bulk<B: Batch<Pooled<T>>>(&self, out: &mut B, n: usize) -> Result<(), Exhausted> {
         if out.room_for(n) < n {
@@ -100,11 +101,13 @@ impl<T: Send> Pool<T> {
         const { assert!(size_of::<Pooled<T>>() == 2 * size_of::<NonNull<u8>>()) };
         let spare = out.spare();
         let objects = spare.cast::<MaybeUninit<NonNull<u8>>>();
-        // SAFETY: there is room for `n` values, each as large as two objects' addresses and aligned like them.
+        // SAFETY: there is room for `n` values, each as large as two objects' addresses and aligned like
+        // them.
         self.raw.get_bulk(unsafe { core::slice::from_raw_parts_mut(objects, n) })?;
         for place in (0..n).rev() {
-            // SAFETY: `get_bulk` has written `n` addresses. They are spread to where the values go, from the last one on, so
-            // that value `place` covers the addresses 2 * `place` and the one behind, both used already (or just read).
+            // SAFETY: `get_bulk` has written `n` addresses. They are spread to where the values go, from the
+            // last one on, so that value `place` covers the addresses 2 * `place` and the one behind, both
+            // used already (or just read).
             unsafe { spare.add(place).write(self.pooled((*objects.add(place)).assume_init())) };
         }
         let count = out.count() + n;
@@ -181,7 +184,8 @@ impl<T: Send> Deref for Pooled<T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        // SAFETY: the value was made with the pool, which lives while this object is in use, and is this one's own.
+        // SAFETY: the value was made with the pool, which lives while this object is in use, and is this
+        // one's own.
         unsafe { self.value.as_ref() }
     }
 }

@@ -1,8 +1,9 @@
-//! The pool against a simple model: whatever several threads call in whatever order, what is handed out is what the
-//! model says is free, and the balance is right at every step.
+//! The pool against a simple model: whatever several threads call in whatever order, what is handed out is
+//! what the model says is free, and the balance is right at every step.
 //!
-//! The steps are played one at a time, each by the thread it names, on that thread's own slot: after each one nobody is in
-//! a call, so the counts have to be exact. Then the same steps are played by all threads at once, and the end is checked.
+//! The steps are played one at a time, each by the thread it names, on that thread's own slot: after each one
+//! nobody is in a call, so the counts have to be exact. Then the same steps are played by all threads at
+//! once, and the end is checked.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::HashSet;

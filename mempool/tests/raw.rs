@@ -320,7 +320,8 @@ fn many_threads_keep_the_balance() {
 
 #[test]
 fn a_free_object_is_never_missed_while_others_come_and_go() {
-    // Each of four threads needs up to 40 at a time, and there are 160: none may ever be told that there are none.
+    // Each of four threads needs up to 40 at a time, and there are 160: none may ever be told that there are
+    // none.
     let pool = pool(160, 32);
     thread::scope(|scope| {
         for _ in 0..4 {

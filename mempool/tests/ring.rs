@@ -253,8 +253,8 @@ fn as_a_queue<P: Mode, C: Mode>() {
     });
 }
 
-/// Three producers and three consumers: every value comes out once, the values of a producer come to a consumer in order,
-/// and a bulk, being all or nothing, comes without a gap.
+/// Three producers and three consumers: every value comes out once, the values of a producer come to a
+/// consumer in order, and a bulk, being all or nothing, comes without a gap.
 #[test]
 fn many_to_many() {
     const EACH: u64 = 30_000;

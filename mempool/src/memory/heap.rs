@@ -7,7 +7,8 @@ use core::ptr::NonNull;
 use super::Memory;
 use crate::MemoryError;
 
-/// The page size that is reported: the smallest of any machine that runs this. No device address depends on it.
+/// The page size that is reported: the smallest of any machine that runs this. No device address depends on
+/// it.
 const PAGE: usize = 4096;
 
 /// Zeroed memory from the global allocator. No device and no other process can reach it.
@@ -21,7 +22,8 @@ impl HeapMemory {
     /// `len` bytes (at least 1), aligned to `align` bytes (a power of two).
     ///
     /// # Errors
-    /// [`MemoryError::Layout`] when the figures cannot be, [`MemoryError::Heap`] when there is no such memory.
+    /// [`MemoryError::Layout`] when the figures cannot be, [`MemoryError::Heap`] when there is no such
+    /// memory.
     pub fn new(len: usize, align: usize) -> Result<Self, MemoryError> {
         let layout = Layout::from_size_align(len, align).map_err(|_| MemoryError::Layout { len, align })?;
         if len == 0 {
@@ -45,7 +47,8 @@ unsafe impl Send for HeapMemory {}
 // SAFETY: as above; `&HeapMemory` gives out the address and no access.
 unsafe impl Sync for HeapMemory {}
 
-// SAFETY: the allocation has `layout.size()` bytes, nobody else has its address, and it is freed on drop only.
+// SAFETY: the allocation has `layout.size()` bytes, nobody else has its address, and it is freed on drop
+// only.
 unsafe impl Memory for HeapMemory {
     fn base(&self) -> NonNull<u8> {
         self.base

@@ -27,7 +27,8 @@ impl MmapMemory {
         if len == 0 || isize::try_from(len).is_err() {
             return Err(MemoryError::Layout { len, align: page });
         }
-        // SAFETY: with a null address the kernel chooses one where nothing is mapped, so nobody's memory changes.
+        // SAFETY: with a null address the kernel chooses one where nothing is mapped, so nobody's memory
+        // changes.
         let base = unsafe {
             mmap_anonymous(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
         }
@@ -63,7 +64,8 @@ unsafe impl Send for MmapMemory {}
 // SAFETY: as above; `&MmapMemory` gives out the address and no access.
 unsafe impl Sync for MmapMemory {}
 
-// SAFETY: the mapping is readable and writable, `len` bytes long, private to this value, and unmapped on drop only.
+// SAFETY: the mapping is readable and writable, `len` bytes long, private to this value, and unmapped on drop
+// only.
 unsafe impl Memory for MmapMemory {
     fn base(&self) -> NonNull<u8> {
         self.base

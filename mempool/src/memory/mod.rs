@@ -43,7 +43,8 @@ pub unsafe trait Memory: Send + Sync + Debug {
         None
     }
 
-    /// A descriptor by which another process can map it, and the offset in it of byte 0; none if it is private.
+    /// A descriptor by which another process can map it, and the offset in it of byte 0; none if it is
+    /// private.
     #[cfg(feature = "std")]
     fn shared_fd(&self) -> Option<(BorrowedFd<'_>, u64)> {
         None

@@ -66,7 +66,8 @@ impl Core {
                     return Err(AuditError::Length { pool: pool(), magazine: number, found: len, capacity });
                 }
                 for place in 0..len {
-                    // SAFETY: the first `len` places are written, and nobody changes them while all are stopped.
+                    // SAFETY: the first `len` places are written, and nobody changes them while all are
+                    // stopped.
                     let object = unsafe { *Magazine::objects(magazine).add(place) };
                     let address = object.as_ptr() as usize;
                     let index = self

@@ -27,8 +27,8 @@ impl PoolConfig {
     /// Objects of a magazine where threads have no caches.
     const SHARED_MAGAZINE: usize = 64;
 
-    /// A pool of `count` objects (1 to [`MAX_COUNT`](Self::MAX_COUNT)) of `object_size` bytes (at least 1). The name
-    /// is for messages.
+    /// A pool of `count` objects (1 to [`MAX_COUNT`](Self::MAX_COUNT)) of `object_size` bytes (at least 1).
+    /// The name is for messages.
     #[must_use]
     pub fn new(name: impl Into<String>, count: usize, object_size: usize) -> Self {
         Self { name: name.into(), count, object_size, align: Self::DEFAULT_ALIGN, cache: Self::DEFAULT_CACHE }
@@ -41,12 +41,12 @@ impl PoolConfig {
         self
     }
 
-    /// Objects that each thread may keep at hand, up to [`MAX_CACHE`](Self::MAX_CACHE): they are in two magazines of half as
-    /// many, rounded up to a multiple of 8. A cache of 0 means none: every call takes the pool's lock, and all that is free is
-    /// in one place.
+    /// Objects that each thread may keep at hand, up to [`MAX_CACHE`](Self::MAX_CACHE): they are in two
+    /// magazines of half as many, rounded up to a multiple of 8. A cache of 0 means none: every call takes
+    /// the pool's lock, and all that is free is in one place.
     ///
-    /// Bulks should be no larger than half the cache. Objects kept at hand are not lost to others, who reclaim
-    /// them when the pool runs dry; but that takes a system call.
+    /// Bulks should be no larger than half the cache. Objects kept at hand are not lost to others, who
+    /// reclaim them when the pool runs dry; but that takes a system call.
     #[must_use]
     pub fn cache(mut self, objects: usize) -> Self {
         self.cache = objects;
@@ -83,9 +83,9 @@ impl PoolConfig {
         self.cache
     }
 
-    /// Bytes of memory that the objects need in one piece which is aligned as they are; `usize::MAX` if that is more than
-    /// there can be. Memory in several pieces, or with device addresses that do not go on from page to page, may have to be
-    /// larger, as an object lies in one piece.
+    /// Bytes of memory that the objects need in one piece which is aligned as they are; `usize::MAX` if that
+    /// is more than there can be. Memory in several pieces, or with device addresses that do not go on from
+    /// page to page, may have to be larger, as an object lies in one piece.
     #[must_use]
     pub fn memory_len(&self) -> usize {
         let before = self.stride().and_then(|stride| stride.checked_mul(self.count.saturating_sub(1)));

@@ -1,8 +1,8 @@
 //! What a pool is made of, and the way of a get and a put.
 //!
-//! The fast path of both is in `slot`: find the thread's slot, copy. Everything else is here, out of line: first
-//! with the own slot and the depot, lock-free; then, if the slot's gate is closed, the thread has no slot, or the depot is dry, under the
-//! pool's lock.
+//! The fast path of both is in `slot`: find the thread's slot, copy. Everything else is here, out of line:
+//! first with the own slot and the depot, lock-free; then, if the slot's gate is closed, the thread has no
+//! slot, or the depot is dry, under the pool's lock.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -27,7 +27,8 @@ pub(crate) type DropObject = unsafe fn(NonNull<u8>);
 /// A pool. Reached through handles and from objects in use; when it ends, `lifetime` says.
 #[derive(Debug)]
 pub(super) struct Core {
-    /// By thread number; null where a thread has not called yet. First, so that the fast path finds it without an offset.
+    /// By thread number; null where a thread has not called yet. First, so that the fast path finds it
+    /// without an offset.
     slots: [AtomicPtr<OwnedSlot>; MAX_THREADS],
     /// No slot has a number at or above this.
     used: AtomicUsize,
@@ -53,8 +54,8 @@ impl Find for Core {
             None => self.magazines.get(number),
             Some(extra) => {
                 let slot = self.slots[extra as usize / 2].load(Ordering::Acquire);
-                // SAFETY: magazine numbers from here on are given out when a slot is made, which is never freed
-                // before the pool; the number came from a magazine, so its slot is there.
+                // SAFETY: magazine numbers from here on are given out when a slot is made, which is never
+                // freed before the pool; the number came from a magazine, so its slot is there.
                 unsafe { (*slot).magazines.get(extra % 2) }
             }
         }
@@ -107,8 +108,8 @@ impl Core {
         let objects: Vec<NonNull<u8>> = self.placement.iter().map(|(_, object, ..)| object).collect();
         for (number, objects) in (0..).zip(objects.chunks(capacity)).collect::<Vec<_>>().into_iter().rev() {
             let magazine = self.magazines.get(number);
-            // SAFETY: the magazine has room for `capacity`, which a chunk does not exceed; nobody else has it or knows
-            // the pool yet.
+            // SAFETY: the magazine has room for `capacity`, which a chunk does not exceed; nobody else has it
+            // or knows the pool yet.
             unsafe {
                 for (place, object) in objects.iter().rev().enumerate() {
                     Magazine::objects(magazine).add(place).write(*object);
@@ -129,7 +130,8 @@ impl Core {
         if number >= MAX_THREADS {
             return None;
         }
-        // SAFETY: the pool lives, and the number is within the table. Only this thread makes its slot, so it sees it.
+        // SAFETY: the pool lives, and the number is within the table. Only this thread makes its slot, so it
+        // sees it.
         let slot = unsafe { (&raw const (*core.as_ptr()).slots).cast::<AtomicPtr<OwnedSlot>>().add(number) };
         // SAFETY: as above. The slot is the first field of what the pointer points to.
         NonNull::new(unsafe { (*slot).load(Ordering::Relaxed) }).map(NonNull::cast)
@@ -138,7 +140,8 @@ impl Core {
     /// Gets `n` objects, or none.
     ///
     /// # Safety
-    /// `core` lives and will do so during the call: the caller has a handle or an object in use. `out` has room for `n`.
+    /// `core` lives and will do so during the call: the caller has a handle or an object in use. `out` has
+    /// room for `n`.
     #[inline(always)]
     pub(super) unsafe fn get(core: NonNull<Self>, out: *mut NonNull<u8>, n: usize) -> Result<(), Exhausted> {
         // SAFETY: as the caller says.
@@ -228,8 +231,8 @@ impl Core {
         debug_assert!(pin.is_of(self), "the lock of another pool");
         let number = if self.config.cache_size() > 0 { thread::assign() } else { None };
         let slot = number.and_then(|number| self.make_slot(number)).unwrap_or(NonNull::from(&self.shared));
-        // SAFETY: we hold the lock, so nobody else uses the shared slot, and no gate but ours to open is closed: the own slot
-        // is used by its thread only, which is this one.
+        // SAFETY: we hold the lock, so nobody else uses the shared slot, and no gate but ours to open is
+        // closed: the own slot is used by its thread only, which is this one.
         unsafe { Hold::exclusive(slot) }
     }
 
@@ -277,8 +280,8 @@ impl Drop for Core {
     fn drop(&mut self) {
         if let Some(drop_object) = self.drop_object {
             for (_, object, ..) in self.placement.iter() {
-                // SAFETY: `drop_object` was given with an `init` that made a value in each object; a pool ends only
-                // when all are home, and each is dropped once.
+                // SAFETY: `drop_object` was given with an `init` that made a value in each object; a pool
+                // ends only when all are home, and each is dropped once.
                 unsafe { drop_object(object) };
             }
         }
@@ -294,8 +297,8 @@ impl Drop for Core {
 
 /// How many objects are where. `free + cached + in_use` is always `size`.
 ///
-/// The figures are read one after the other, so they are exact when no other thread is in a call, and an estimate
-/// otherwise.
+/// The figures are read one after the other, so they are exact when no other thread is in a call, and an
+/// estimate otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
     /// Objects of the pool.

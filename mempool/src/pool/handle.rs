@@ -16,12 +16,12 @@ use crate::{AuditError, Exhausted, Memory, PoolError};
 /// The pool, with its memory, stays until the last handle is dropped *and* the last object is put back, so an
 /// object may outlive all handles.
 ///
-/// Any thread may call, and has a cache of its own from its first call on. A signal handler must not use a pool that the
-/// thread it interrupts may be using.
+/// Any thread may call, and has a cache of its own from its first call on. A signal handler must not use a
+/// pool that the thread it interrupts may be using.
 pub struct RawPool(NonNull<Core>);
 
-// SAFETY: all that handles do to the pool is ordered by atomics and the lock, from any thread. What `drop_object` drops is
-// `Send` by the contract of `with_hooks`, and memory is `Send` and `Sync`.
+// SAFETY: all that handles do to the pool is ordered by atomics and the lock, from any thread. What
+// `drop_object` drops is `Send` by the contract of `with_hooks`, and memory is `Send` and `Sync`.
 unsafe impl Send for RawPool {}
 // SAFETY: as above; all methods take `&self`.
 unsafe impl Sync for RawPool {}
@@ -41,8 +41,8 @@ impl RawPool {
     /// A pool whose objects are in `memory`, as they are there.
     ///
     /// # Errors
-    /// [`PoolError::Config`] when a figure is out of range, [`PoolError::TooSmall`] when the memory does not hold the
-    /// objects, [`PoolError::Tables`] when the heap has no room for the magazines.
+    /// [`PoolError::Config`] when a figure is out of range, [`PoolError::TooSmall`] when the memory does not
+    /// hold the objects, [`PoolError::Tables`] when the heap has no room for the magazines.
     pub fn new(config: PoolConfig, memory: Vec<Box<dyn Memory>>) -> Result<Self, PoolError> {
         Self::with_init(config, memory, |_, _| {})
     }
@@ -60,8 +60,8 @@ impl RawPool {
         Ok(Self::make(Core::new(config, memory)?, init, None))
     }
 
-    /// As `with_init`; `drop_object` is called for every object before the memory is freed, by whichever thread ends the
-    /// pool; or, if `init` panics, for those it was called with before.
+    /// As `with_init`; `drop_object` is called for every object before the memory is freed, by whichever
+    /// thread ends the pool; or, if `init` panics, for those it was called with before.
     ///
     /// # Errors
     /// As for `new`.
@@ -94,7 +94,8 @@ impl RawPool {
                 let core = unsafe { Box::from_raw(self.core.as_ptr()) };
                 if let Some(drop_object) = self.drop_object {
                     for (_, object, ..) in core.placement.iter().take(self.made) {
-                        // SAFETY: `init` has made these; the pool does not know of `drop_object` yet, and drops none.
+                        // SAFETY: `init` has made these; the pool does not know of `drop_object` yet, and
+                        // drops none.
                         unsafe { drop_object(object) };
                     }
                 }
@@ -136,7 +137,8 @@ impl RawPool {
         Some(unsafe { object.assume_init() })
     }
 
-    /// Fills `out` with objects: all of it, or, if fewer are free, none. A burst of constant length is fastest.
+    /// Fills `out` with objects: all of it, or, if fewer are free, none. A burst of constant length is
+    /// fastest.
     ///
     /// The objects are the caller's until they are put back.
     ///
@@ -184,8 +186,8 @@ impl RawPool {
         self.core().counts()
     }
 
-    /// Checks that every magazine is in one place, and that what is free are the pool's own objects, each once. Other
-    /// threads' calls wait meanwhile.
+    /// Checks that every magazine is in one place, and that what is free are the pool's own objects, each
+    /// once. Other threads' calls wait meanwhile.
     ///
     /// # Errors
     /// [`AuditError`] with the first thing found wrong.
@@ -253,8 +255,8 @@ impl fmt::Debug for RawPool {
 
 /// A pool without counting it: 8 bytes that an object can keep, to put itself back.
 ///
-/// All that it does is `unsafe`, because it does not keep the pool: the caller must, by a [`RawPool`] or by an object in
-/// use.
+/// All that it does is `unsafe`, because it does not keep the pool: the caller must, by a [`RawPool`] or by
+/// an object in use.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RawHandle(NonNull<Core>);
 
@@ -264,8 +266,8 @@ unsafe impl Send for RawHandle {}
 unsafe impl Sync for RawHandle {}
 
 impl RawHandle {
-    /// Fills `out` with objects: all of it, or, if fewer are free, none. When the last [`RawPool`] is gone, none
-    /// is free any more.
+    /// Fills `out` with objects: all of it, or, if fewer are free, none. When the last [`RawPool`] is gone,
+    /// none is free any more.
     ///
     /// # Errors
     /// [`Exhausted`] when fewer were free all through the call; nothing was taken.

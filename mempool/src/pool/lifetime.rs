@@ -1,23 +1,27 @@
 //! When a pool ends: when its last handle is gone and its last object is home.
 //!
-//! An object may outlive all handles. To count the objects in use all the time would cost an atomic operation for each
-//! call; so they are counted only once the last handle is gone. The pool then *closes*:
+//! An object may outlive all handles. To count the objects in use all the time would cost an atomic operation
+//! for each call; so they are counted only once the last handle is gone. The pool then *closes*:
 //!
-//! 1. Under the lock, every slot's gate is closed for good, and the owners are waited for. From here on no object goes
-//!    into a slot or the depot: every put finds its gate closed (or no slot) and takes the slow path.
-//! 2. What is not in a slot or the depot is in use, also what a thread is about to put. That number is fixed now, and it is
-//!    added to `outstanding`.
-//! 3. Each put subtracts the number of its objects from `outstanding`, and whoever brings it to zero frees the pool. So that it does
-//!    not get there between 1 and 2, it begins at `BIAS`, which step 2 takes away again.
+//! 1. Under the lock, every slot's gate is closed for good, and the owners are waited for. From here on no
+//!    object goes into a slot or the depot: every put finds its gate closed (or no slot) and takes the slow
+//!    path.
+//! 2. What is not in a slot or the depot is in use, also what a thread is about to put. That number is fixed
+//!    now, and it is added to `outstanding`.
+//! 3. Each put subtracts the number of its objects from `outstanding`, and whoever brings it to zero frees
+//!    the pool. So that it does not get there between 1 and 2, it begins at `BIAS`, which step 2 takes away
+//!    again.
 //!
 //! Who may touch a pool, and why it is still there:
 //! - A caller with a handle: it is not closing.
-//! - A put, until it has subtracted its objects: they are among the outstanding. To subtract is the last thing it does.
+//! - A put, until it has subtracted its objects: they are among the outstanding. To subtract is the last
+//!   thing it does.
 //! - A get by a [`RawHandle`](crate::RawHandle): its caller keeps an object in use, by contract.
-//! - A put that ends on the fast path: the reset of the slot's `busy` is the last thing it does, and step 1 waits for that.
-//! - A put that took the lock before step 1: it may still be in the lock's release when another thread has the lock already. So the
-//!   lock is taken within a *pin*, a count that is taken down after the release; step 2 comes after all pins of before are gone.
-//!   Pins of later are of the second or third kind.
+//! - A put that ends on the fast path: the reset of the slot's `busy` is the last thing it does, and step 1
+//!   waits for that.
+//! - A put that took the lock before step 1: it may still be in the lock's release when another thread has
+//!   the lock already. So the lock is taken within a *pin*, a count that is taken down after the release;
+//!   step 2 comes after all pins of before are gone. Pins of later are of the second or third kind.
 
 use alloc::boxed::Box;
 use core::ptr::NonNull;
@@ -80,7 +84,8 @@ pub(super) struct Pin<'a> {
 
 impl<'a> Pin<'a> {
     pub(super) fn new(core: &'a Core) -> Self {
-        // Relaxed: whether the closing thread sees it is decided by the lock, which orders it before our critical section.
+        // Relaxed: whether the closing thread sees it is decided by the lock, which orders it before our
+        // critical section.
         core.life.pins.fetch_add(1, Ordering::Relaxed);
         Self { core, guard: Some(core.lock.lock()) }
     }
@@ -105,7 +110,8 @@ impl Core {
     /// # Safety
     /// `core` lives, and the caller has a handle, which it gives up.
     pub(super) unsafe fn drop_handle(core: NonNull<Self>) {
-        // SAFETY: it lives until the handle is given up. AcqRel: who closes sees what was done through other handles.
+        // SAFETY: it lives until the handle is given up. AcqRel: who closes sees what was done through other
+        // handles.
         if unsafe { (*core.as_ptr()).life.handles.fetch_sub(1, Ordering::AcqRel) } == 1 {
             // SAFETY: that was the last one, and nobody makes one from none.
             unsafe { Self::close(core) };
@@ -122,7 +128,8 @@ impl Core {
         this.life.closing.store(true, Ordering::Relaxed);
         this.thread_slots().for_each(|owned| owned.slot.close(FINAL));
         if !this.mode.heavy() {
-            // Owners may be in their slots without our seeing it. To keep the pool for ever is the safe way out.
+            // Owners may be in their slots without our seeing it. To keep the pool for ever is the safe way
+            // out.
             return;
         }
         this.thread_slots().for_each(|owned| owned.slot.wait());
@@ -162,7 +169,8 @@ impl Core {
     /// # Safety
     /// Nobody has a handle or an object, or is in a call.
     unsafe fn end(core: NonNull<Self>) {
-        // SAFETY: made by `Box::into_raw` when the pool was made; called once, as `outstanding` gets to zero once.
+        // SAFETY: made by `Box::into_raw` when the pool was made; called once, as `outstanding` gets to zero
+        // once.
         let core = unsafe { Box::from_raw(core.as_ptr()) };
         core.life.memory.writes();
         drop(core);

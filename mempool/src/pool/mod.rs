@@ -1,7 +1,8 @@
 //! The untyped pool.
 //!
-//! `core` has what a pool is made of and the way of a get and a put; `reclaim` finds objects in other threads' slots;
-//! `lifetime` ends a pool when its last handle and its last object are gone; `audit` looks at a pool as a whole.
+//! `core` has what a pool is made of and the way of a get and a put; `reclaim` finds objects in other
+//! threads' slots; `lifetime` ends a pool when its last handle and its last object are gone; `audit` looks at
+//! a pool as a whole.
 
 mod audit;
 mod config;

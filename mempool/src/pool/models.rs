@@ -1,7 +1,8 @@
-//! Models of the pool, which loom runs through the interleavings and the reorderings that the memory model allows.
+//! Models of the pool, which loom runs through the interleavings and the reorderings that the memory model
+//! allows.
 //!
-//! Magazines' contents are tracked (`Magazine::contents`), so two threads in one slot at a time are found as a
-//! race, whatever comes of it.
+//! Magazines' contents are tracked (`Magazine::contents`), so two threads in one slot at a time are found as
+//! a race, whatever comes of it.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -181,7 +182,8 @@ fn put_all(pool: &RawPool, objects: &mut Vec<NonNull<u8>>) {
     }
 }
 
-/// Eight of nine objects are in the previous magazine, and the loaded one is empty: the next get makes them change places.
+/// Eight of nine objects are in the previous magazine, and the loaded one is empty: the next get makes them
+/// change places.
 #[test]
 fn loom_magazines_that_change_places_are_seen() {
     let prepare = |pool: &RawPool, objects: &mut Vec<_>| {
@@ -205,8 +207,8 @@ fn loom_magazines_on_their_way_to_the_depot_are_seen() {
     });
 }
 
-/// The last handle goes while the last objects come home from another thread: the pool is freed, once, and nobody
-/// touches it after.
+/// The last handle goes while the last objects come home from another thread: the pool is freed, once, and
+/// nobody touches it after.
 #[test]
 fn loom_the_last_handle_and_the_last_object() {
     for number in [Some(1), None] {

@@ -1,14 +1,14 @@
 //! Objects out of other threads' slots, when the depot is dry.
 //!
 //! The caller holds the pool's lock, so no other thread reclaims. Two things are wanted at odds: a call must
-//! find what is free, wherever it is; and calls on a pool that really is empty, which may come in a tight loop, must
-//! not each interrupt all processors. So a gate is closed only if the slot looks worth it: it has objects, or
-//! its owner is in the midst of moving some. When none does, the depot is looked at again: if nothing came
-//! or went there since before the slots were looked at, then no object moved between slots unseen, and all of them
-//! are in use.
+//! find what is free, wherever it is; and calls on a pool that really is empty, which may come in a tight
+//! loop, must not each interrupt all processors. So a gate is closed only if the slot looks worth it: it has
+//! objects, or its owner is in the midst of moving some. When none does, the depot is looked at again: if
+//! nothing came or went there since before the slots were looked at, then no object moved between slots
+//! unseen, and all of them are in use.
 //!
-//! What this promises: a call for n objects fails only if fewer than n were free all through the call. What another
-//! thread puts during the call may be missed.
+//! What this promises: a call for n objects fails only if fewer than n were free all through the call. What
+//! another thread puts during the call may be missed.
 
 use core::ptr::NonNull;
 
@@ -28,8 +28,8 @@ impl Drop for Gates<'_> {
 }
 
 impl Core {
-    /// Gets `n` objects out of the depot and any slot, or none. `own` is the caller's slot, in which and in the depot there were
-    /// not enough.
+    /// Gets `n` objects out of the depot and any slot, or none. `own` is the caller's slot, in which and in
+    /// the depot there were not enough.
     ///
     /// # Safety
     /// `out` has room for `n`; `own` is of this pool.

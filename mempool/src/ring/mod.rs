@@ -1,20 +1,20 @@
 //! A bounded ring that moves values between threads, in bulk.
 //!
-//! Who may be at either end is a type: [`Single`], one thread at a time, or [`Multi`], any number, each with a
-//! clone. There are two rings behind one face:
+//! Who may be at either end is a type: [`Single`], one thread at a time, or [`Multi`], any number, each with
+//! a clone. There are two rings behind one face:
 //!
-//! - **Both ends single**: two positions, each written by one side (Lamport's ring), plain loads and stores. Each side
-//!   keeps what it saw last of the other's position and reads it again only when that does not suffice. Every call
-//!   is wait-free.
-//! - **An end is multi**: a sequence number for each place says for which turn of the ring the place is free or filled
-//!   (Vyukov's bounded queue). A call looks how many places at its position are ready, takes them all by one
-//!   compare-and-swap, moves the values, and then marks each place.
+//! - **Both ends single**: two positions, each written by one side (Lamport's ring), plain loads and stores.
+//!   Each side keeps what it saw last of the other's position and reads it again only when that does not
+//!   suffice. Every call is wait-free.
+//! - **An end is multi**: a sequence number for each place says for which turn of the ring the place is free
+//!   or filled (Vyukov's bounded queue). A call looks how many places at its position are ready, takes them
+//!   all by one compare-and-swap, moves the values, and then marks each place.
 //!
-//! DPDK's default ring publishes in the order of reservation, so a thread that was preempted between the two keeps
-//! every other one spinning until it runs again. Here nobody waits for anybody in a call: with the thread asleep, other producers
-//! go on behind its places, and calls return "full" or nothing when they meet a place that is not ready. That is not
-//! the same as lock-freedom of the ring as a whole: consumers take nothing beyond the places of a sleeping producer until
-//! it has marked them, as the order is kept.
+//! DPDK's default ring publishes in the order of reservation, so a thread that was preempted between the two
+//! keeps every other one spinning until it runs again. Here nobody waits for anybody in a call: with the
+//! thread asleep, other producers go on behind its places, and calls return "full" or nothing when they meet
+//! a place that is not ready. That is not the same as lock-freedom of the ring as a whole: consumers take
+//! nothing beyond the places of a sleeping producer until it has marked them, as the order is kept.
 //!
 //! Values are moved by copying memory; no code of theirs runs inside a call, so there is nothing in the midst
 //! of which it could panic.
@@ -173,8 +173,8 @@ impl<T, P: Mode, C: Mode> Producer<T, P, C> {
     /// `items` are `n`, of which those that went in are moved out.
     #[inline]
     unsafe fn enqueue(&mut self, items: *const T, n: usize, amount: Amount) -> usize {
-        // SAFETY: as the caller says; `&mut self` and the mode keep a single end to one thread, and its position is where it
-        // left off.
+        // SAFETY: as the caller says; `&mut self` and the mode keep a single end to one thread, and its
+        // position is where it left off.
         unsafe {
             if P::MULTI || C::MULTI {
                 sequenced::enqueue::<T, P>(&self.shared, &mut self.position, items, n, amount)
@@ -284,8 +284,8 @@ impl<T, P: Mode, C: Mode> Consumer<T, P, C> {
         self.shared.capacity
     }
 
-    /// Whether every producer is gone, so that nothing more will come. What is in the ring can still be taken out: look at
-    /// this first, and then take until it is empty.
+    /// Whether every producer is gone, so that nothing more will come. What is in the ring can still be taken
+    /// out: look at this first, and then take until it is empty.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.shared.producers.alive.load(Ordering::Acquire) == 0

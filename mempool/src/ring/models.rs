@@ -1,4 +1,5 @@
-//! Models of both rings for loom. Each place's value is tracked, so two threads at one place are found as a race.
+//! Models of both rings for loom. Each place's value is tracked, so two threads at one place are found as a
+//! race.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -51,8 +52,8 @@ fn loom_ring_multi_to_single() {
     in_order::<Multi, Single>();
 }
 
-/// Two producers put a pair in each, two consumers take what there is; what is left is taken at the end. Pairs are all or
-/// nothing, each value is there once, and the values of a producer come in order.
+/// Two producers put a pair in each, two consumers take what there is; what is left is taken at the end.
+/// Pairs are all or nothing, each value is there once, and the values of a producer come in order.
 #[test]
 fn loom_ring_multi_to_multi() {
     let mut builder = loom::model::Builder::new();

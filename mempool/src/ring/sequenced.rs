@@ -6,19 +6,21 @@
 //! - p + 1: filled with it;
 //! - p + S: free for the value of position p + S, that is, after the value was taken out.
 //!
-//! A call finds how many places from its side's position on are ready, moves the position over them by compare-and-swap, and
-//! so owns them: nobody else's position passes there before their numbers have gone a turn further. Then it moves the values and sets the
-//! numbers, with release; who reads a number with acquire sees the value, or that it is gone.
+//! A call finds how many places from its side's position on are ready, moves the position over them by
+//! compare-and-swap, and so owns them: nobody else's position passes there before their numbers have gone a
+//! turn further. Then it moves the values and sets the numbers, with release; who reads a number with acquire
+//! sees the value, or that it is gone.
 //!
-//! Numbers are positions cut to 32 bits. A place's number is never more than a turn away from any position that a thread
-//! could still swap away from, and a turn is at most 2^30; so the difference, as a signed number, tells which is ahead.
+//! Numbers are positions cut to 32 bits. A place's number is never more than a turn away from any position
+//! that a thread could still swap away from, and a turn is at most 2^30; so the difference, as a signed
+//! number, tells which is ahead.
 
 use super::Amount;
 use super::storage::{Mode, Shared};
 use crate::sync::{AtomicUsize, Ordering};
 
-/// Takes up to `n` places over for one side: those whose number is `ready` ahead of their position. The position of
-/// the first, and how many.
+/// Takes up to `n` places over for one side: those whose number is `ready` ahead of their position. The
+/// position of the first, and how many.
 #[inline]
 fn reserve<T, M: Mode>(
     ring: &Shared<T>,
@@ -78,8 +80,8 @@ fn reserve<T, M: Mode>(
 /// Says how many of `n` went in.
 ///
 /// # Safety
-/// If `P` is single: called by one thread at a time, with the `position` of the ring's producer. `items` are `n`, of
-/// which those that went in are moved out.
+/// If `P` is single: called by one thread at a time, with the `position` of the ring's producer. `items` are
+/// `n`, of which those that went in are moved out.
 #[inline]
 pub(super) unsafe fn enqueue<T, P: Mode>(
     ring: &Shared<T>,
@@ -106,7 +108,8 @@ pub(super) unsafe fn enqueue<T, P: Mode>(
 /// Says how many of `n` came out.
 ///
 /// # Safety
-/// If `C` is single: called by one thread at a time, with the `position` of the ring's consumer. `out` has room for `n`.
+/// If `C` is single: called by one thread at a time, with the `position` of the ring's consumer. `out` has
+/// room for `n`.
 #[inline]
 pub(super) unsafe fn dequeue<T, C: Mode>(
     ring: &Shared<T>,

@@ -1,8 +1,8 @@
 //! The ring between one producer and one consumer: two positions, plain loads and stores.
 //!
-//! The producer owns the places from its position up to the consumer's plus the capacity, the consumer those from its own
-//! up to the producer's. Each side moves its own position only, with release, after it has moved the values; the
-//! other reads it with acquire.
+//! The producer owns the places from its position up to the consumer's plus the capacity, the consumer those
+//! from its own up to the producer's. Each side moves its own position only, with release, after it has moved
+//! the values; the other reads it with acquire.
 
 use super::Amount;
 use super::storage::Shared;
@@ -11,8 +11,8 @@ use crate::sync::Ordering;
 /// Says how many of `n` went in.
 ///
 /// # Safety
-/// Called by one thread at a time, with the `position` and `seen` of the ring's producer; `items` are `n`, of which
-/// those that went in are moved out.
+/// Called by one thread at a time, with the `position` and `seen` of the ring's producer; `items` are `n`, of
+/// which those that went in are moved out.
 #[inline]
 pub(super) unsafe fn enqueue<T>(
     ring: &Shared<T>,
@@ -44,7 +44,8 @@ pub(super) unsafe fn enqueue<T>(
 /// Says how many of `n` came out.
 ///
 /// # Safety
-/// Called by one thread at a time, with the `position` and `seen` of the ring's consumer; `out` has room for `n`.
+/// Called by one thread at a time, with the `position` and `seen` of the ring's consumer; `out` has room for
+/// `n`.
 #[inline]
 pub(super) unsafe fn dequeue<T>(
     ring: &Shared<T>,

@@ -65,8 +65,8 @@ pub(super) struct Shared<T> {
     trackers: Box<[Tracker]>,
 }
 
-// SAFETY: values are moved in by one thread and out by another, hence `Send`; the protocols of `spsc` and `sequenced` give each
-// place to one thread at a time.
+// SAFETY: values are moved in by one thread and out by another, hence `Send`; the protocols of `spsc` and
+// `sequenced` give each place to one thread at a time.
 unsafe impl<T: Send> Sync for Shared<T> {}
 // SAFETY: it owns its values.
 unsafe impl<T: Send> Send for Shared<T> {}
@@ -109,7 +109,8 @@ impl<T> Shared<T> {
     #[inline]
     fn place(&self, position: usize) -> (*mut T, usize) {
         let place = position & self.mask;
-        // SAFETY: masked, so within the storage. `UnsafeCell` and `MaybeUninit` are laid out as what they have in them.
+        // SAFETY: masked, so within the storage. `UnsafeCell` and `MaybeUninit` are laid out as what they
+        // have in them.
         (unsafe { self.values.as_ptr().add(place).cast_mut().cast() }, self.places() - place)
     }
 
