@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,6 +13,21 @@ use clap::{Args, CommandFactory, Parser};
 use wirerate_eal::{Eal, EalOptions, StopToken, logging, one_line};
 use wirerate_pmd::Port;
 use wirerate_pmd::port::Opened;
+
+
+/// Prints a line on standard output, like `println!`, but goes on when nobody reads it: `l2fwd | head` is no
+/// reason to drop packets.
+#[macro_export]
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::program::say(format_args!($($text)*))
+    };
+}
+
+/// See [`say!`](crate::say).
+pub fn say(text: fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
 
 /// Something failed after the packets had begun to move: exit code 1.
 #[derive(Debug)]
@@ -76,9 +92,9 @@ fn start<O: Args>(name: &'static str, arguments: Vec<OsString>) -> Result<Option
 /// One help for both sets of options.
 fn print_help(name: &'static str, program: clap::Command) {
     let environment = EalOptions::augment(clap::Command::new(name)).disable_help_flag(true);
-    println!("Usage: {name} [environment options] [-- options of {name}]\n");
-    println!("{}", program.help_template("Options of {name}, after --:\n{options}").render_help());
-    println!("{}", environment.help_template("Environment options, before --:\n{options}").render_help());
+    say!("Usage: {name} [environment options] [-- options of {name}]\n");
+    say!("{}", program.help_template("Options of {name}, after --:\n{options}").render_help());
+    say!("{}", environment.help_template("Environment options, before --:\n{options}").render_help());
 }
 
 /// SIGINT and SIGTERM request the end; a second one ends at once.

@@ -15,6 +15,8 @@ use wirerate_pmd::pipeline::{Part, busy_cycles};
 use wirerate_pmd::port::{Counters, PortStats, Started};
 use wirerate_pmd::{MbufPool, Port};
 
+use crate::say;
+
 /// Packets a second that a 10 Gb/s line carries at most: 64-byte frames with preamble and gap (IEEE 802.3).
 pub const LINE_RATE: f64 = 10e9 / ((64 + 8 + 12) * 8) as f64;
 
@@ -231,15 +233,15 @@ pub fn print_forward_statistics(ports: &[Port<Started>], stages: &[Part], elapse
         let row = [stats.ipackets, stats.imissed + stats.rx_nombuf, stats.opackets, tx_dropped];
         all.iter_mut().zip(row).for_each(|(sum, count)| *sum += count);
         let rule = "-".repeat(22);
-        println!("\n  {rule} Forward statistics for port {:<2} {rule}\n{}", port.id(), rows(row));
-        println!("  {}", "-".repeat(76));
+        say!("\n  {rule} Forward statistics for port {:<2} {rule}\n{}", port.id(), rows(row));
+        say!("  {}", "-".repeat(76));
     }
     let rule = "+".repeat(15);
-    println!("\n  {rule} Accumulated forward statistics for all ports{rule}\n{}", rows(all));
-    println!("  {}\n", "+".repeat(76));
+    say!("\n  {rule} Accumulated forward statistics for all ports{rule}\n{}", rows(all));
+    say!("  {}\n", "+".repeat(76));
     print_drops(ports, stages);
     let seconds = elapsed.as_secs_f64().max(1e-9);
-    println!(
+    say!(
         "Rx-pps: {:.0}  Tx-pps: {:.0}  over {seconds:.2} s",
         all[0] as f64 / seconds,
         all[2] as f64 / seconds
@@ -254,7 +256,7 @@ pub fn print_cycles(ports: &[Port<Started>], parts: &[Part], clock: &Clock) {
         0 => ("TX", sum(|stats| stats.opackets)),
         received => ("RX", received),
     };
-    println!(
+    say!(
         "  CPU cycles/packet={:.2} (busy cycles={cycles} / total {direction} packets={packets}) at {:.0} MHz Clock",
         cycles as f64 / packets.max(1) as f64,
         clock.hz() as f64 / 1e6
@@ -262,7 +264,7 @@ pub fn print_cycles(ports: &[Port<Started>], parts: &[Part], clock: &Clock) {
     for part in parts {
         let (packets, cycles) = (part.counters.packets(), part.counters.cycles());
         if packets > 0 {
-            println!(
+            say!(
                 "    {:<10} {:.2} cycles/packet over {packets} packets",
                 part.name,
                 cycles as f64 / packets as f64
@@ -283,7 +285,7 @@ fn dropped(port: &Port<Started>) -> u64 {
 pub fn print_ports(ports: &[Port<Started>], stages: &[Part]) {
     for port in ports {
         let stats = port.stats();
-        println!(
+        say!(
             "port {}: received {} sent {} dropped {}",
             port.id(),
             stats.ipackets,
@@ -300,15 +302,15 @@ fn print_drops(ports: &[Port<Started>], stages: &[Part]) {
         for (reason, count) in
             sum_by_reason(port.rx_counters().iter().chain(port.tx_counters()).map(AsRef::as_ref))
         {
-            println!("drop port {} {reason}: {count}", port.id());
+            say!("drop port {} {reason}: {count}", port.id());
         }
         if port.device_missed() > 0 {
-            println!("drop port {} rx_missed_by_device: {}", port.id(), port.device_missed());
+            say!("drop port {} rx_missed_by_device: {}", port.id(), port.device_missed());
         }
     }
     for part in stages {
         for (reason, count) in part.counters.all_drops() {
-            println!("drop stage {} {}: {count}", part.name, reason.name());
+            say!("drop stage {} {}: {count}", part.name, reason.name());
         }
     }
 }
@@ -349,7 +351,7 @@ pub fn balance(counts: &Counts) -> String {
 /// When an mbuf is still in use, or is free twice or not at all.
 pub fn print_balance(pool: &MbufPool) -> Result<(), crate::program::Failed> {
     let counts = pool.counts();
-    println!("{}", balance(&counts));
+    say!("{}", balance(&counts));
     if counts.in_use != 0 {
         return Err(crate::program::Failed(format!("{} mbufs never came home", counts.in_use)));
     }

@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 }
             }
         })?;
-        eal.stop().wait_timeout(Duration::from_secs(2));
+        let _stopped = eal.stop().wait_timeout(Duration::from_secs(2));
         eal.stop().request();
         Ok::<(), wirerate_eal::LcoreError>(())
     })??;

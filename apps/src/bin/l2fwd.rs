@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use wirerate_apps::sizing::Plan;
-use wirerate_apps::{demo, engines, program, report};
+use wirerate_apps::{demo, engines, program, report, say};
 use wirerate_eal::Eal;
 use wirerate_pmd::net::MacAddress;
 use wirerate_pmd::pipeline::{Part, Pipeline, busy_cycles};
@@ -92,12 +92,12 @@ fn l2fwd(eal: &Eal, options: &Options) -> Result<()> {
     let (mut receivers, mut senders) = (Vec::new(), Vec::new());
     for port in near {
         let (port, Queues { rx, tx }) = port.configure(&PortConfig::new(pool.clone()))?.start()?;
-        println!("port {}: {}, MAC {}, link {}", port.id(), port.name(), port.mac(), port.link());
+        say!("port {}: {}, MAC {}, link {}", port.id(), port.name(), port.mac(), port.link());
         receivers.extend(rx);
         senders.extend(tx.into_iter().map(Some));
         ports.push(port);
     }
-    println!("{}", eal.memory_report());
+    say!("{}", eal.memory_report());
 
     // One pipeline a port: receive, rewrite, send by the partner.
     let mut pipelines = Vec::new();
@@ -151,7 +151,7 @@ fn l2fwd(eal: &Eal, options: &Options) -> Result<()> {
     let elapsed = watch.elapsed();
     let forwarded = ports.iter().map(|port| port.stats().opackets).sum();
     report::print_ports(&ports, &parts);
-    println!("{}", report::rate(forwarded, elapsed, busy_cycles(&parts)));
+    say!("{}", report::rate(forwarded, elapsed, busy_cycles(&parts)));
     drop(ports);
     report::print_balance(&pool)?;
     Ok(())

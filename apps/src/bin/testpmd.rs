@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use wirerate_apps::engines::{self, Boxed};
 use wirerate_apps::sizing::Plan;
 use wirerate_apps::traffic::Generator;
-use wirerate_apps::{program, report};
+use wirerate_apps::{program, report, say};
 use wirerate_eal::Eal;
 use wirerate_pmd::net::MacAddress;
 use wirerate_pmd::pipeline::Part;
@@ -153,7 +153,7 @@ fn testpmd(eal: &Eal, options: &Options) -> Result<()> {
             .tx_queues(options.txq)
             .descriptors(options.rxd, options.txd);
         let (port, Queues { rx, tx }) = port.configure(&config)?.start()?;
-        println!("Port {}: {}, MAC {}, link {}", port.id(), port.name(), port.mac(), port.link());
+        say!("Port {}: {}, MAC {}, link {}", port.id(), port.name(), port.mac(), port.link());
         queues.push(Ends {
             rx: rx.into_iter().map(Some).collect(),
             tx: tx.into_iter().map(Some).collect(),
@@ -161,7 +161,7 @@ fn testpmd(eal: &Eal, options: &Options) -> Result<()> {
         });
         started.push(port);
     }
-    println!("{}", eal.memory_report());
+    say!("{}", eal.memory_report());
 
     let make =
         |ends: &Ends, flows| Generator::new(pool.clone(), &segments, MacAddress::local(0), ends.mac, flows);
