@@ -5,7 +5,6 @@
 //! ratios of such pairs.
 
 mod machine;
-mod paired;
 mod run;
 mod testpmd;
 
@@ -14,7 +13,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Subcommand;
 
-use paired::{Comparison, Figures};
+use wirerate_tools::paired::{self, Comparison};
 
 /// What can be compared.
 #[derive(Debug, Subcommand)]

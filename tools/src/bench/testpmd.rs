@@ -7,8 +7,9 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use wirerate_eal::hugetlb;
 
-use super::paired::median;
-use super::{Common, Comparison, Figures, report, run};
+use wirerate_tools::paired::{Comparison, Figures, median};
+
+use super::{Common, report, run};
 
 /// MiB of memory that each program is given.
 const MEMORY_MIB: usize = 256;

@@ -5,24 +5,24 @@ use comfy_table::{CellAlignment, Table, presets};
 
 /// What one run of one side gave.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Figures {
+pub struct Figures {
     /// The rate, in the comparison's unit; more is better.
-    pub(super) rate: f64,
+    pub rate: f64,
     /// TSC cycles for each packet, where the side counts them; less is better.
-    pub(super) cycles: Option<f64>,
+    pub cycles: Option<f64>,
 }
 
 /// One kind of work on both sides.
 #[derive(Debug, Clone)]
-pub(super) struct Comparison {
+pub struct Comparison {
     /// What the work is.
-    pub(super) name: String,
+    pub name: String,
     /// What `Figures::rate` counts: `Mpps`, `Gb/s`.
-    pub(super) unit: &'static str,
+    pub unit: &'static str,
     /// Wirerate's runs.
-    pub(super) ours: Vec<Figures>,
+    pub ours: Vec<Figures>,
     /// The peer's, run by run beside them; empty where the peer cannot do the same.
-    pub(super) theirs: Vec<Figures>,
+    pub theirs: Vec<Figures>,
 }
 
 impl Comparison {
@@ -30,7 +30,7 @@ impl Comparison {
     ///
     /// # Errors
     /// The first error of a side.
-    pub(super) fn measure(
+    pub fn measure(
         name: impl Into<String>,
         unit: &'static str,
         rounds: u32,
@@ -55,13 +55,13 @@ impl Comparison {
 
     /// The median of our rate over theirs, pair by pair; none without a peer.
     #[must_use]
-    pub(super) fn ratio(&self) -> Option<f64> {
+    pub fn ratio(&self) -> Option<f64> {
         median(self.ours.iter().zip(&self.theirs).map(|(ours, theirs)| ours.rate / theirs.rate))
     }
 
     /// All figures, for a file.
     #[must_use]
-    pub(super) fn to_json(&self) -> serde_json::Value {
+    pub fn to_json(&self) -> serde_json::Value {
         let side = |runs: &[Figures]| {
             serde_json::json!({
                 "median": median(runs.iter().map(|run| run.rate)),
@@ -81,7 +81,8 @@ impl Comparison {
 }
 
 /// The middle value; the mean of the two middle ones of an even number; none of none.
-pub(super) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+#[must_use]
+pub fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -93,7 +94,8 @@ pub(super) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
 }
 
 /// The comparisons, a row each.
-pub(super) fn table(comparisons: &[Comparison]) -> Table {
+#[must_use]
+pub fn table(comparisons: &[Comparison]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     table.set_header(["work", "unit", "wirerate", "peer", "ratio", "pairs", "cycles/packet", "peer's"]);

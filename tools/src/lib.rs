@@ -1,0 +1,4 @@
+//! What the `wirerate` program shares with other programs of this repository that measure: two sides that take
+//! turns, and what comes of it.
+
+pub mod paired;
