@@ -49,6 +49,17 @@ fn build() -> Result<Vec<(String, PathBuf)>> {
     Ok(programs)
 }
 
+/// The CPU that a forwarder gets: the last that this process may use, so that the first is left for the hosts.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn forwarder_cpu() -> Result<String> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let last = list.and_then(|list| list.trim().rsplit([',', '-']).next());
+    Ok(last.unwrap_or("0").to_owned())
+}
+
 /// Runs `command` to its end.
 ///
 /// # Errors

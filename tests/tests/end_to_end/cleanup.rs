@@ -12,10 +12,10 @@ use wirerate_tests::hugepages::{self, Counts, Reservation};
 use wirerate_tests::needs::{Need, trial};
 use wirerate_tests::network::{Network, Offloads, RIGHT};
 use wirerate_tests::output::Totals;
-use wirerate_tests::program::{self, Running};
+use wirerate_tests::program::{self, Running, forwarder_cpu};
 use wirerate_tests::{exclusive, namespace, scratch, wait};
 
-use crate::support::{LAST_RESORT, LIMIT, bundled, bundled_in, forwarder_cpu, text};
+use crate::support::{LAST_RESORT, LIMIT, bundled, bundled_in, text};
 
 /// Pages that a run may use: 128 MiB.
 const PAGES: u64 = 64;

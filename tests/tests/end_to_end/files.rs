@@ -9,9 +9,10 @@ use wirerate_tests::capture::{self, Format, Packet, stamp};
 use wirerate_tests::frames::{ADDRESSES, LONGEST, Random, SHORTEST, mixed};
 use wirerate_tests::needs::{Need, trial};
 use wirerate_tests::output::Totals;
-use wirerate_tests::{program, scratch};
+use wirerate_tests::program::{self, forwarder_cpu};
+use wirerate_tests::scratch;
 
-use crate::support::{LAST_RESORT, LIMIT, expect_refusal, forwarder_cpu, l2fwd, run, text};
+use crate::support::{LAST_RESORT, LIMIT, expect_refusal, l2fwd, run, text};
 
 /// Frames of the long run.
 const MANY: usize = 100_000;

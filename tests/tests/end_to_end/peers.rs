@@ -2,20 +2,19 @@
 //!
 //! Speeds are compared by `wirerate bench`, in turns on one machine, not here.
 
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
-use wirerate_tests::namespace::Namespace;
+use wirerate_tests::dpdk::Dpdk;
 use wirerate_tests::needs::{Need, trial};
 use wirerate_tests::network::{Network, Offloads, RIGHT, RIGHT_V6};
 use wirerate_tests::output::{Balance, forward_statistics};
-use wirerate_tests::program::Running;
-use wirerate_tests::{exclusive, scratch, wait};
+use wirerate_tests::program::{Running, forwarder_cpu};
+use wirerate_tests::{exclusive, wait};
 
-use crate::support::{bundled_in, forwarder_cpu};
+use crate::support::bundled_in;
 
 const NEEDS: &[Need] = &[Need::Root, Need::Namespaces, Need::Ethtool, Need::Ping, Need::Dpdk];
 
@@ -24,35 +23,6 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("peers::dpdk_forwards_the_same_traffic", NEEDS, dpdk_forwards),
         trial("peers::our_testpmd_counts_what_dpdk_sends", NEEDS, dpdk_sends),
     ]
-}
-
-/// `dpdk-testpmd` in a namespace, on two lcores of which the second forwards.
-struct Dpdk {
-    prefix: String,
-}
-
-impl Dpdk {
-    fn new() -> Self {
-        Self { prefix: scratch::unique("dpdk") }
-    }
-
-    fn command(&self, place: &Namespace, devices: &[&str], options: &[&str]) -> Result<Command> {
-        let mut command = place.command("dpdk-testpmd");
-        // Its first lcore sleeps, so that on a machine of one processor both can be there. Without huge pages it
-        // refuses --in-memory.
-        command.arg(format!("--lcores=0@0,1@{}", forwarder_cpu()?));
-        command.args(["--no-huge", "-m", "256", "--no-pci", "--no-shconf", "--no-telemetry"]);
-        command.args(["--file-prefix", &self.prefix]).args(devices);
-        command.args(["--", "--total-num-mbufs=4096", "--stats-period=1", "--no-mlockall"]).args(options);
-        Ok(command)
-    }
-}
-
-impl Drop for Dpdk {
-    fn drop(&mut self) {
-        // DPDK leaves the folder of each run behind.
-        let _ = std::fs::remove_dir_all(std::path::Path::new("/var/run/dpdk").join(&self.prefix));
-    }
 }
 
 fn dpdk_forwards() -> Result<()> {

@@ -7,21 +7,13 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use wirerate_tests::namespace::Namespace;
 use wirerate_tests::output::Totals;
-use wirerate_tests::program::{self, Finished};
+use wirerate_tests::program::{self, Finished, forwarder_cpu};
 
 /// How long a run may take that has little to do. Generous: other tests build programs at the same time.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A program that nobody stops ends by itself after so many seconds: a test that is killed leaves none behind.
 pub(crate) const LAST_RESORT: [&str; 2] = ["--duration", "120"];
-
-/// The CPU that a forwarder gets: the last that this process may use, so that the first is left for the hosts.
-pub(crate) fn forwarder_cpu() -> Result<String> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-    let last = list.and_then(|list| list.trim().rsplit([',', '-']).next());
-    Ok(last.unwrap_or("0").to_owned())
-}
 
 /// `program`, one of the bundled ones, with these arguments.
 pub(crate) fn bundled(program: &str, arguments: &[&str]) -> Result<Command> {

@@ -10,10 +10,10 @@ use wirerate_tests::namespace::Namespace;
 use wirerate_tests::needs::{Need, trial};
 use wirerate_tests::network::{Network, Offloads, RIGHT, RIGHT_V6};
 use wirerate_tests::output::{Balance, Totals};
-use wirerate_tests::program::Running;
+use wirerate_tests::program::{Running, forwarder_cpu};
 use wirerate_tests::{capture, exclusive, scratch, wait};
 
-use crate::support::{LAST_RESORT, LIMIT, bundled_in, forwarder_cpu, text};
+use crate::support::{LAST_RESORT, LIMIT, bundled_in, text};
 
 /// Devices on both of the forwarder's interfaces.
 const PORTS: [&str; 4] = ["--vdev", "net_af_packet0,iface=port0", "--vdev", "net_af_packet1,iface=port1"];
