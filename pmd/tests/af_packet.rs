@@ -112,7 +112,7 @@ fn frames_pass_both_ways_byte_for_byte() {
 
 fn a_plain_socket_sees_what_is_sent_and_is_seen() {
     let lan = Lan::new();
-    let mut near = lan.port(NEAR, "", lan.config());
+    let mut near = lan.port(NEAR, "", &lan.config());
     let plain = PlainSocket::on(FAR).unwrap();
     for frame in mixed_frames(3, 300) {
         near.send(std::slice::from_ref(&frame));
@@ -167,7 +167,7 @@ fn the_queueing_discipline_can_be_kept() {
 fn jumbo_frames_pass_in_larger_slots_and_in_chains() {
     let lan = Lan::new();
     let config = lan.config().mtu(9000);
-    let (mut near, mut far) = (lan.port(NEAR, "", config.clone()), lan.port(FAR, "", config));
+    let (mut near, mut far) = (lan.port(NEAR, "", &config), lan.port(FAR, "", &config));
     let frames: Vec<_> = (0..20).map(|number| frame(number, 9014 - number * 300)).collect();
     assert_eq!(near.send_to(&mut far, &frames), frames);
     assert_eq!(near.mtu(), 9000);
@@ -177,7 +177,7 @@ fn jumbo_frames_pass_in_larger_slots_and_in_chains() {
 /// The kernel's own stack sends by the far end, whose `tx-checksumming` is on as it is found.
 fn checksums_of_local_senders_are_finished() {
     let lan = Lan::new();
-    let mut near = lan.port(NEAR, "", lan.config());
+    let mut near = lan.port(NEAR, "", &lan.config());
     for (family, address, peer) in
         [("-4", "192.0.2.1/24", "192.0.2.2"), ("-6", "2001:db8::1/64", "2001:db8::2")]
     {
@@ -210,7 +210,7 @@ fn checksums_of_local_senders_are_finished() {
 
 fn frames_longer_than_a_slot_are_counted() {
     let lan = Lan::new();
-    let mut near = lan.port(NEAR, "", lan.config());
+    let mut near = lan.port(NEAR, "", &lan.config());
     // Behind the port's back.
     ip(&format!("link set {NEAR} mtu 9000"));
     ip(&format!("link set {FAR} mtu 9000"));
@@ -241,7 +241,7 @@ fn frames_that_the_interface_refuses_are_counted() {
 
 fn frames_that_find_the_ring_full_are_counted() {
     let lan = Lan::new();
-    let mut near = lan.port(NEAR, ",framecnt=8", lan.config());
+    let mut near = lan.port(NEAR, ",framecnt=8", &lan.config());
     let plain = PlainSocket::on(FAR).unwrap();
     (0..100).for_each(|number| plain.send(&frame(number, 100)).unwrap());
     let deadline = Instant::now() + Duration::from_secs(5);
@@ -260,8 +260,8 @@ fn frames_that_find_the_ring_full_are_counted() {
 fn two_queues_share_flows_and_lose_nothing() {
     const FLOWS: usize = 64;
     let lan = Lan::new();
-    let mut near = lan.port(NEAR, "", lan.config());
-    let mut far = lan.port(FAR, ",qpairs=2", lan.config().rx_queues(2).tx_queues(2));
+    let mut near = lan.port(NEAR, "", &lan.config());
+    let mut far = lan.port(FAR, ",qpairs=2", &lan.config().rx_queues(2).tx_queues(2));
     let frames: Vec<_> = (0..1000).map(|number| lan::udp_frame(number, (number % FLOWS) as u16)).collect();
     let mut received = near.send_to(&mut far, &frames);
     let shares: Vec<_> = far.rx.iter().map(|queue| queue.counters().packets()).collect();
@@ -280,8 +280,8 @@ fn two_queues_share_flows_and_lose_nothing() {
     lan.assert_home(vec![near, far]);
 
     // In turns: one flow goes to both.
-    let mut near = lan.port(NEAR, "", lan.config());
-    let mut far = lan.port(FAR, ",qpairs=2,fanout_mode=lb", lan.config().rx_queues(2));
+    let mut near = lan.port(NEAR, "", &lan.config());
+    let mut far = lan.port(FAR, ",qpairs=2,fanout_mode=lb", &lan.config().rx_queues(2));
     assert_eq!(near.send_to(&mut far, &frames[..100]).len(), 100);
     let shares: Vec<_> = far.rx.iter().map(|queue| queue.counters().packets()).collect();
     assert!(shares.iter().all(|share| (50..70).contains(share)), "shared out as {shares:?}");
@@ -290,8 +290,8 @@ fn two_queues_share_flows_and_lose_nothing() {
 
 fn queues_may_be_fewer_than_pairs_and_unequal() {
     let lan = Lan::new();
-    let mut near = lan.port(NEAR, ",qpairs=4", lan.config().rx_queues(1).tx_queues(3));
-    let mut far = lan.port(FAR, ",qpairs=4", lan.config().rx_queues(3).tx_queues(1));
+    let mut near = lan.port(NEAR, ",qpairs=4", &lan.config().rx_queues(1).tx_queues(3));
+    let mut far = lan.port(FAR, ",qpairs=4", &lan.config().rx_queues(3).tx_queues(1));
     assert_eq!((near.rx.len(), near.tx.len(), far.rx.len(), far.tx.len()), (1, 3, 3, 1));
     let frames = mixed_frames(6, 90);
     let mut received = Vec::new();
@@ -359,8 +359,8 @@ fn an_interface_that_goes_away_stops_nothing() {
 
 fn a_port_stops_and_starts_again() {
     let lan = Lan::new();
-    let mut far = lan.port(FAR, "", lan.config());
-    let mut near = lan.port(NEAR, "", lan.config());
+    let mut far = lan.port(FAR, "", &lan.config());
+    let mut near = lan.port(NEAR, "", &lan.config());
     let frames = mixed_frames(9, 50);
     for _ in 0..3 {
         assert_eq!(near.send_to(&mut far, &frames), frames);
@@ -373,7 +373,7 @@ fn a_port_stops_and_starts_again() {
 
 fn a_sleeper_wakes_for_a_frame() {
     let lan = Lan::new();
-    let mut near = lan.port(NEAR, "", lan.config());
+    let mut near = lan.port(NEAR, "", &lan.config());
     let plain = PlainSocket::on(FAR).unwrap();
     while near.poll() > 0 {}
     let sender = thread::spawn(move || {
@@ -394,7 +394,7 @@ fn promiscuous_mode_ends_with_the_port() {
         assert!(!shown.contains("PROMISC"), "the interface's own flag is left alone: {shown}");
     };
     promiscuity("0");
-    let mut near = lan.port(NEAR, "", lan.config());
+    let mut near = lan.port(NEAR, "", &lan.config());
     promiscuity("1");
     near.port.set_promiscuous(false).unwrap();
     promiscuity("0");
@@ -407,7 +407,7 @@ fn promiscuous_mode_ends_with_the_port() {
 
 fn address_and_mtu_are_the_interfaces() {
     let lan = Lan::new();
-    let mut near = lan.port(NEAR, "", lan.config());
+    let mut near = lan.port(NEAR, "", &lan.config());
     let mac: MacAddress = "02:11:22:33:44:55".parse().unwrap();
     near.port.set_mac(mac).unwrap();
     near.port.set_mtu(1400).unwrap();

@@ -132,16 +132,16 @@ impl Lan {
     }
 
     /// A running port on `interface` with further `parameters`.
-    pub(crate) fn port(&self, interface: &str, parameters: &str, config: PortConfig) -> Side {
+    pub(crate) fn port(&self, interface: &str, parameters: &str, config: &PortConfig) -> Side {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let port = self.open(&format!("net_af_packet{number},iface={interface}{parameters}")).unwrap();
-        let (port, queues) = port.configure(&config).unwrap().start().unwrap();
+        let (port, queues) = port.configure(config).unwrap().start().unwrap();
         Side { port, rx: queues.rx, tx: queues.tx, pool: self.pool.clone() }
     }
 
     pub(crate) fn two_ports(&self, near: &str, far: &str) -> (Side, Side) {
-        (self.port(NEAR, near, self.config()), self.port(FAR, far, self.config()))
+        (self.port(NEAR, near, &self.config()), self.port(FAR, far, &self.config()))
     }
 
     /// Stops the ports, and finds every mbuf at home.

@@ -217,7 +217,7 @@ impl Device for AfPacket {
                 tx: (number < config.tx_queues).then_some(tx),
                 qdisc_bypass: self.options.qdisc_bypass,
             };
-            pairs.push(Socket::new(&self.shared, &socket).map_err(|error| failed(&device, error))?);
+            pairs.push(Socket::with_rings(&self.shared, &socket).map_err(|error| failed(&device, error))?);
         }
         self.set_promiscuous(config.promiscuous)?;
         self.warn();

@@ -176,7 +176,7 @@ pub(super) struct Pair {
 impl Socket {
     /// Makes a socket and its rings. It is not bound, so nothing comes in before the ring is there, nor from
     /// other interfaces.
-    pub(super) fn new(shared: &Arc<Shared>, config: &SocketConfig) -> Result<Pair, Failed> {
+    pub(super) fn with_rings(shared: &Arc<Shared>, config: &SocketConfig) -> Result<Pair, Failed> {
         const ON: c_int = 1;
         let owned = packet_socket().map_err(Failed::opening)?;
         let fd = owned.as_fd();

@@ -18,9 +18,9 @@ struct Mood {
     /// What it answers every time.
     always: Option<Errno>,
     link_down: bool,
-    mtu: usize,
+    true_mtu: usize,
     /// The MTU as the driver has last been told it.
-    told_mtu: usize,
+    mtu: usize,
     /// Frames that were taken stay on their way.
     slow: bool,
     head: usize,
@@ -55,7 +55,7 @@ impl Kernel for Fake {
             mood.room = mood.room.map(|room| room - 1);
             let frame = self.ring.frame(head);
             let tag = if frame[12..14] == TPID { TAG } else { 0 };
-            if frame.len() > mood.mtu + HEADER + tag {
+            if frame.len() > mood.true_mtu + HEADER + tag {
                 self.ring.set_status(head, libc::TP_STATUS_WRONG_FORMAT);
                 return Err(Errno::MSGSIZE);
             }
@@ -72,13 +72,13 @@ impl Kernel for Fake {
     }
 
     fn mtu(&self) -> usize {
-        self.mood.lock().unwrap().told_mtu
+        self.mood.lock().unwrap().mtu
     }
 
     fn look_up_mtu(&self) -> usize {
         let mut mood = self.mood.lock().unwrap();
-        mood.told_mtu = mood.mtu;
-        mood.mtu
+        mood.mtu = mood.true_mtu;
+        mood.true_mtu
     }
 
     fn wait(&self, _most: Duration) {
@@ -96,7 +96,7 @@ struct Bench {
 
 fn bench() -> Bench {
     let (slots, ring) = fake::ring(SLOTS as u32, 2048);
-    let mood = Mood { mtu: 1500, told_mtu: 1500, ..Mood::default() };
+    let mood = Mood { true_mtu: 1500, mtu: 1500, ..Mood::default() };
     let kernel = Fake { ring, mood: Arc::new(Mutex::new(mood)) };
     let pool = MbufPool::on_heap(&MbufPoolConfig::new("tx", 64).data_room(512).cache(0)).unwrap();
     let tx = Tx::new(slots, kernel.clone());
@@ -232,7 +232,7 @@ fn lengths_that_no_interface_takes_are_dropped_by_name() {
 #[test]
 fn a_slot_limits_the_length_too() {
     let mut bench = bench();
-    bench.mood(|mood| (mood.mtu, mood.told_mtu) = (9000, 9000));
+    bench.mood(|mood| (mood.true_mtu, mood.mtu) = (9000, 9000));
     bench.offer(&[frame(0, 2048 - TX_OVERHEAD), frame(0, 2048 - TX_OVERHEAD + 1)]);
     bench.send();
     assert_eq!(bench.sent(), [frame(0, 2048 - TX_OVERHEAD)]);
@@ -243,7 +243,7 @@ fn a_slot_limits_the_length_too() {
 fn a_frame_that_the_kernel_refuses_is_counted_and_does_not_hold_up_the_others() {
     let mut bench = bench();
     // Somebody made the MTU smaller, and nobody told.
-    bench.mood(|mood| mood.mtu = 300);
+    bench.mood(|mood| mood.true_mtu = 300);
     bench.offer(&[frame(0, 64), frame(1, 1000), frame(2, 65), frame(3, 900), frame(4, 314), frame(5, 66)]);
     bench.send();
     assert_eq!(bench.sent(), [frame(0, 64), frame(2, 65), frame(4, 314), frame(5, 66)]);
@@ -260,7 +260,7 @@ fn a_frame_that_the_kernel_refuses_is_counted_and_does_not_hold_up_the_others() 
 fn refused_frames_at_every_place_of_a_full_ring() {
     for bad in 0..1_usize << SLOTS {
         let mut bench = bench();
-        bench.mood(|mood| mood.mtu = 100);
+        bench.mood(|mood| mood.true_mtu = 100);
         let offered: Vec<_> =
             (0..SLOTS).map(|n| frame(n, if bad & 1 << n == 0 { 64 } else { 200 })).collect();
         bench.offer(&offered);
