@@ -57,7 +57,8 @@ pub fn mixed(count: usize, seed: u64) -> impl Iterator<Item = Vec<u8>> {
         frame[6..12].copy_from_slice(&[0x02, 0xbb, 0, 0, (index >> 8) as u8, index as u8]);
         match random.below(8) {
             0..3 => ipv4(&mut frame, 12),
-            3..5 if length >= 62 => ipv6(&mut frame),
+            // Headers of 62 bytes, and the last 8 below.
+            3..5 if length >= 70 => ipv6(&mut frame),
             5 => {
                 frame[12..16].copy_from_slice(&[0x81, 0x00, 0x20, 177]);
                 ipv4(&mut frame, 16);
@@ -96,7 +97,7 @@ fn ipv4(frame: &mut [u8], at: usize) {
     header[26..28].fill(0);
 }
 
-/// Writes the type and headers of IPv6 and UDP, 62 bytes with the addresses before.
+/// Writes the type and headers of IPv6 and UDP, which end at byte 62.
 fn ipv6(frame: &mut [u8]) {
     let payload = (frame.len() - 54) as u16;
     frame[12..20].copy_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 0]);

@@ -1,6 +1,6 @@
 //! DPDK in the place of l2fwd: what the tests ask is what it gives, so they ask nothing odd.
 //!
-//! Speeds are compared by `wirerate bench`, in turns on one machine, not here.
+//! Speeds are compared by `wirerate bench` and the example `tcp_in_turns`, not here.
 
 use std::time::Duration;
 
@@ -11,17 +11,20 @@ use wirerate_tests::dpdk::Dpdk;
 use wirerate_tests::needs::{Need, trial};
 use wirerate_tests::network::{Network, Offloads, RIGHT, RIGHT_V6};
 use wirerate_tests::output::{Balance, forward_statistics};
-use wirerate_tests::program::{Running, forwarder_cpu};
-use wirerate_tests::{exclusive, wait};
+use wirerate_tests::program::{self, Running, forwarder_cpu};
+use wirerate_tests::{exclusive, repository, wait};
 
 use crate::support::bundled_in;
 
 const NEEDS: &[Need] = &[Need::Root, Need::Namespaces, Need::Ethtool, Need::Ping, Need::Dpdk];
+const NEEDS_IPERF3: &[Need] =
+    &[Need::Root, Need::Namespaces, Need::Ethtool, Need::Ping, Need::Dpdk, Need::Iperf3];
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("peers::dpdk_forwards_the_same_traffic", NEEDS, dpdk_forwards),
         trial("peers::our_testpmd_counts_what_dpdk_sends", NEEDS, dpdk_sends),
+        trial("peers::tcp_is_compared_in_turns", NEEDS_IPERF3, tcp_in_turns),
     ]
 }
 
@@ -76,5 +79,18 @@ fn dpdk_sends() -> Result<()> {
     // It may be slower than DPDK sends, on a machine of two processors, but has no packet that was not sent
     // (some few are the host's own).
     ensure!(received > 1000 && received <= sent + 100, "DPDK sent {sent}, {received} were received");
+    Ok(())
+}
+
+fn tcp_in_turns() -> Result<()> {
+    let _turn = exclusive::processors();
+    let mut command = repository::cargo()?;
+    command.args(["run", "--quiet", "-p", "wirerate-tests", "--example", "tcp_in_turns"]);
+    command.args(["--profile", &repository::profile()?, "--", "1", "1"]);
+    let finished = program::run(command, Duration::from_secs(600))?;
+    finished.expect_code(0)?;
+    for direction in ["left to right", "right to left"] {
+        ensure!(finished.stdout.contains(direction), "nothing about {direction}:\n{}", finished.stdout);
+    }
     Ok(())
 }
