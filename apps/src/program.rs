@@ -14,7 +14,6 @@ use wirerate_eal::{Eal, EalOptions, StopToken, logging, one_line};
 use wirerate_pmd::Port;
 use wirerate_pmd::port::Opened;
 
-
 /// Prints a line on standard output, like `println!`, but goes on when nobody reads it: `l2fwd | head` is no
 /// reason to drop packets.
 #[macro_export]

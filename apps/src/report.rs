@@ -242,9 +242,9 @@ pub fn print_forward_statistics(ports: &[Port<Started>], stages: &[Part], elapse
     print_drops(ports, stages);
     let seconds = elapsed.as_secs_f64().max(1e-9);
     say!(
-        "Rx-pps: {:.0}  Tx-pps: {:.0}  over {seconds:.2} s",
-        all[0] as f64 / seconds,
-        all[2] as f64 / seconds
+        "Average: received {:.3} Mpps, sent {:.3} Mpps, over {seconds:.2} s",
+        all[0] as f64 / seconds / 1e6,
+        all[2] as f64 / seconds / 1e6
     );
 }
 

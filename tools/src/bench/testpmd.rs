@@ -194,7 +194,10 @@ fn peer_version() -> Option<String> {
 fn read(output: &str, sends: bool) -> Result<Figures> {
     let direction = if sends { "Tx-pps:" } else { "Rx-pps:" };
     let mut seconds: Vec<f64> = Vec::new();
-    for line in output.lines().map(str::trim) {
+    // What comes after the first line of the totals is no report of a second.
+    let reports =
+        output.lines().map(str::trim).take_while(|line| !line.contains("Forward statistics for port"));
+    for line in reports {
         if line.starts_with("Port statistics ===") {
             seconds.push(0.0);
         } else if let (Some(rest), Some(sum)) = (line.strip_prefix(direction), seconds.last_mut()) {
@@ -224,7 +227,7 @@ mod tests {
             )
         };
         let output = [1, 2, 3_000_000, 5_000_000, 4_000_000].map(block).concat()
-            + "  CPU cycles/packet=12.50 (busy cycles=1 / total io packets=1) at 2445 MHz Clock\n";
+            + "  ------- Forward statistics for port 0  -------\nRx-pps: 99999999  Tx-pps: 9\n  CPU cycles/packet=12.50 (busy cycles=1 / total io packets=1) at 2445 MHz Clock\n";
         assert_eq!(read(&output, false).unwrap(), Figures { rate: 5.0, cycles: Some(12.5) });
         assert!(read(&block(1), false).is_err());
     }
