@@ -5,7 +5,6 @@
 //! had: without it a test may take longer, and no result changes.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,29 +23,29 @@ pub struct Turn {
 #[must_use]
 pub fn processors() -> Turn {
     static TURN: Mutex<()> = Mutex::new(());
-    turn(&TURN, "processors")
+    turn(&TURN, || {
+        let path = std::env::temp_dir().join("wirerate-tests-processors.lock");
+        // Another user's file in a sticky directory can be opened to read, not to create.
+        let create = |_| OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        File::open(&path).or_else(create).ok()
+    })
 }
 
-/// A turn at reserving and counting huge pages.
+/// A turn at reserving and counting huge pages. The tests of `wirerate-eal` lock the same folder for that.
 #[must_use]
 pub fn hugepages() -> Turn {
     static TURN: Mutex<()> = Mutex::new(());
-    turn(&TURN, "hugepages")
+    turn(&TURN, || File::open("/sys/kernel/mm/hugepages").ok())
 }
 
-fn turn(mutex: &'static Mutex<()>, what: &str) -> Turn {
+fn turn(mutex: &'static Mutex<()>, open: impl Fn() -> Option<File>) -> Turn {
     // A test that failed while it held the turn says so itself.
     let process = mutex.lock().unwrap_or_else(PoisonError::into_inner);
-    Turn { _file: lock_file(what), _process: process }
+    Turn { _file: open().and_then(lock), _process: process }
 }
 
-/// Locks the file of `what`; nothing when the file belongs to somebody else or the wait is too long.
-fn lock_file(what: &str) -> Option<File> {
-    let path: PathBuf = std::env::temp_dir().join(format!("wirerate-tests-{what}.lock"));
-    // Another user's file in a sticky directory can be opened to read, not to create.
-    let file = File::open(&path)
-        .or_else(|_| OpenOptions::new().create(true).truncate(false).write(true).open(&path))
-        .ok()?;
+/// Locks `file`; nothing when another run keeps it for too long.
+fn lock(file: File) -> Option<File> {
     let begun = Instant::now();
     loop {
         match file.try_lock() {

@@ -22,6 +22,25 @@ pub struct Counts {
     pub surplus: u64,
 }
 
+impl Counts {
+    /// Pages that somebody uses. Others may reserve more meanwhile; that does not change it.
+    #[must_use]
+    pub const fn used(&self) -> u64 {
+        self.total.saturating_sub(self.free)
+    }
+}
+
+/// Bytes that the process `pid` has in huge pages.
+///
+/// # Errors
+/// When there is no such process.
+pub fn used_by(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("reading a process's status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("HugetlbPages:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()).context("no line of huge pages")?;
+    Ok(kib.parse::<u64>().context("no number of huge pages")? * 1024)
+}
+
 /// Reads the counts.
 ///
 /// # Errors

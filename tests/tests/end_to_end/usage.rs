@@ -22,7 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("usage::unknown_options_are_named_with_the_likely_one", &[], unknown_options),
         trial("usage::values_out_of_range_are_refused", &[], wrong_values),
         trial("usage::unknown_drivers_and_parameters_are_named_with_the_likely_one", &[], unknown_names),
-        trial("usage::a_missing_interface_is_named", &[Need::Root], missing_interface),
+        trial("usage::a_missing_interface_is_named", &[], missing_interface),
         trial("usage::missing_permission_is_told_with_what_gives_it", &[Need::Unprivileged], no_permission),
         trial("usage::queues_that_a_port_cannot_have_are_refused", &[], too_many_queues),
         trial("usage::a_pool_too_small_is_told_the_sum", &[], small_pool),
