@@ -24,8 +24,8 @@ const STALL: Duration = Duration::from_secs(30);
 /// How long a whole transfer may take.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// Does the part of sender or receiver, if this process was started for that. Every program that calls
-/// [`between`] calls this first.
+/// Does the part of sender or receiver, if this process was started for that. A program that sends files calls
+/// this first.
 ///
 /// # Errors
 /// When the transfer fails.

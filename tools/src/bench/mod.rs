@@ -29,7 +29,7 @@ pub(crate) struct Common {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Seconds of each run
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(3..=600))]
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(5..=600))]
     seconds: u32,
     /// Also write the figures to this file, as JSON
     #[arg(long, value_name = "FILE")]
