@@ -2,6 +2,7 @@
 //!
 //! One subcommand a module. Each writes plain text to standard output, and what goes wrong as one line to
 //! standard error; the exit code is 2 for bad input and 1 for what the system refused.
+#![forbid(unsafe_code)]
 
 mod bench;
 mod doctor;
