@@ -149,8 +149,8 @@ impl std::error::Error for StillHeld {}
 /// }
 /// ```
 ///
-/// Dropping a port in any state stops its device; queues that are still held then find nothing and send
-/// nothing more than what is under way.
+/// Dropping a port gives up its control side. Queues that are still held keep what they need and go on until
+/// they are dropped, too.
 pub struct Port<S> {
     device: Box<dyn Device>,
     name: String,
