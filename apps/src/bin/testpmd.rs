@@ -242,7 +242,11 @@ fn streams(
             // into a port and another receive from it.
             for _ in 0..if single { 1 } else { options.forward_mode.len() } {
                 let Some(mode) = modes.next() else { bail!("--forward-mode names no mode") };
-                let to = partner(options.port_topology, port, queues.len());
+                // Answers go back where the questions came from, whatever the topology, as in DPDK.
+                let to = match mode {
+                    Mode::Icmpecho => port,
+                    _ => partner(options.port_topology, port, queues.len()),
+                };
                 let (station, peer) = (queues[to].mac, MacAddress::local(to as u32));
                 let needs_rx = mode != Mode::Txonly;
                 let needs_tx = mode != Mode::Rxonly;
