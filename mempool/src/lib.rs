@@ -47,7 +47,7 @@ pub use error::{AuditError, Exhausted, MemoryError, PoolError};
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use memory::MmapMemory;
 pub use memory::{HeapMemory, Memory};
-pub use pool::{Counts, ObjectInfo, Outstanding, PoolConfig, RawHandle, RawPool};
+pub use pool::{Counts, ObjectInfo, Outstanding, PoolConfig, RawCache, RawHandle, RawPool};
 pub use sizing::{PoolSize, TooSmall};
 pub use typed::{Pool, Pooled};
 

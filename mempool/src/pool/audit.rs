@@ -9,7 +9,7 @@ use super::core::Core;
 use super::lifetime::Pin;
 use crate::AuditError;
 use crate::magazine::Magazine;
-use crate::slot::{CLOSED, Hold};
+use crate::slot::{CLOSED, Slot};
 
 /// An object that is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,12 +35,7 @@ impl Core {
     /// For the pool's caches the others cannot work meanwhile; the lock keeps away those who have none.
     fn stopped<R>(&self, look: impl FnOnce(&Self) -> R) -> Option<R> {
         let pin = Pin::new(self);
-        self.thread_slots().for_each(|owned| owned.slot.close(CLOSED));
-        let stopped = self.mode.heavy();
-        let result = stopped.then(|| {
-            self.thread_slots().for_each(|owned| owned.slot.wait());
-            look(self)
-        });
+        let result = self.keep_out(CLOSED, &pin).then(|| look(self));
         self.thread_slots().for_each(|owned| owned.slot.open());
         drop(pin);
         result
@@ -89,8 +84,8 @@ impl Core {
         };
         let slots = self.thread_slots().map(|owned| &owned.slot).chain([&self.shared]);
         for slot in slots {
-            // SAFETY: all others are stopped, and we hold the lock.
-            unsafe { Hold::exclusive(NonNull::from(slot)) }.visit(&mut visit);
+            // SAFETY: all others are stopped, and we hold the lock. It is only looked at.
+            unsafe { Slot::of_another(NonNull::from(slot)) }.visit(&mut visit);
         }
         // SAFETY: all others are stopped.
         unsafe {

@@ -4,6 +4,7 @@ use alloc::string::String;
 
 use crate::PoolError;
 use crate::magazine::Block;
+use crate::slot::MAGAZINES;
 
 /// How a pool is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,11 +42,13 @@ impl PoolConfig {
         self
     }
 
-    /// Objects that each thread may keep at hand, up to [`MAX_CACHE`](Self::MAX_CACHE): they are in two
-    /// magazines of half as many, rounded up to a multiple of 8. A cache of 0 means none: every call takes
-    /// the pool's lock, and all that is free is in one place.
+    /// The size of each thread's cache in objects, up to [`MAX_CACHE`](Self::MAX_CACHE): what a thread gets and
+    /// puts back again and again may be as many without its going to the depot. To make that so, a cache has two
+    /// magazines of this size (rounded up to a multiple of 8, and no larger than a quarter of the pool), and may
+    /// come to hold twice as many; DPDK's, half as many again. A cache of 0 means none: every call takes the
+    /// pool's lock, and all that is free is in one place.
     ///
-    /// Bulks should be no larger than half the cache. Objects kept at hand are not lost to others, who
+    /// Bulks should be no larger than the cache. Objects kept at hand are not lost to others, who
     /// reclaim them when the pool runs dry; but that takes a system call.
     #[must_use]
     pub fn cache(mut self, objects: usize) -> Self {
@@ -99,7 +102,8 @@ impl PoolConfig {
 
     /// Objects of a magazine.
     pub(super) fn magazine(&self) -> usize {
-        if self.cache == 0 { Self::SHARED_MAGAZINE } else { self.cache.div_ceil(2).next_multiple_of(8) }
+        let wanted = if self.cache == 0 { Self::SHARED_MAGAZINE } else { self.cache };
+        wanted.min(self.count / 4).max(1).next_multiple_of(8)
     }
 
     /// Magazines that hold all objects.
@@ -129,7 +133,7 @@ impl PoolConfig {
 
     /// The error when the heap has no room for the magazines.
     pub(super) fn no_tables(&self) -> PoolError {
-        let magazines = u32::try_from(self.magazines() + 2).unwrap_or(u32::MAX);
+        let magazines = u32::try_from(self.magazines() + MAGAZINES).unwrap_or(u32::MAX);
         PoolError::Tables { name: self.name.clone(), len: Block::bytes(magazines, self.magazine()) }
     }
 }
@@ -147,9 +151,12 @@ mod tests {
     }
 
     #[test]
-    fn magazines_are_half_a_cache_in_eights() {
-        for (cache, magazine) in [(1, 8), (16, 8), (17, 16), (256, 128), (500, 256), (512, 256)] {
-            assert_eq!(PoolConfig::new("p", 1, 1).cache(cache).magazine(), magazine, "cache {cache}");
+    fn magazines_are_caches_in_eights_and_no_more_than_a_quarter_of_the_pool() {
+        for (cache, magazine) in [(1, 8), (8, 8), (17, 24), (256, 256), (500, 504), (512, 512), (0, 64)] {
+            assert_eq!(PoolConfig::new("p", 10_000, 1).cache(cache).magazine(), magazine, "cache {cache}");
+        }
+        for (count, magazine) in [(1, 8), (63, 16), (1000, 256), (2048, 512)] {
+            assert_eq!(PoolConfig::new("p", count, 1).cache(512).magazine(), magazine, "{count} objects");
         }
     }
 

@@ -120,7 +120,12 @@ impl RawPool {
     }
 
     #[inline(always)]
-    fn core(&self) -> &Core {
+    pub(super) fn address(&self) -> NonNull<Core> {
+        self.0
+    }
+
+    #[inline(always)]
+    pub(super) fn core(&self) -> &Core {
         // SAFETY: a pool with a handle lives, and is shared by atomics and the lock.
         unsafe { self.0.as_ref() }
     }
