@@ -14,6 +14,8 @@ use wirerate_tests::repository::{self, metadata};
 
 /// Time for a run that builds a part of the workspace anew.
 const LONG: Duration = Duration::from_secs(1200);
+/// What of the pool runs under valgrind, and how many tests it has at least.
+const POOL_TESTS: [(&str, u64); 3] = [("raw", 10), ("typed", 5), ("guards", 10)];
 /// Time for an example.
 const EXAMPLE: Duration = Duration::from_secs(300);
 
@@ -21,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("checks::loom_models_of_the_pool_hold", &[], loom),
         trial("checks::pool_and_mbufs_pass_under_address_sanitizer", &[Need::Nightly], address_sanitizer),
+        trial("checks::the_pool_passes_under_valgrind", &[Need::Valgrind], valgrind),
         trial("checks::the_pool_builds_without_std", &[], without_std),
         trial("checks::examples_run_as_they_say", &[], examples),
         trial("checks::dependencies_point_down", &[], arrows),
@@ -74,6 +77,40 @@ fn address_sanitizer() -> Result<()> {
         command.env_remove(variable);
     }
     passed(&program::run(command, LONG)?).map(drop)
+}
+
+/// The tests that use raw and typed pools, from one thread and from many, and their misuse, in a debug build.
+fn valgrind() -> Result<()> {
+    let mut command = repository::cargo()?;
+    // Its own folder, so that what cargo builds here does not wait for the run that this test is part of.
+    command.env("CARGO_TARGET_DIR", repository::target()?.join("valgrind"));
+    command.args([
+        "test",
+        "-p",
+        "wirerate-mempool",
+        "--no-run",
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
+    command.args(POOL_TESTS.iter().flat_map(|(name, _)| ["--test", name]));
+    let built = program::run(command, LONG)?;
+    built.expect_code(0)?;
+    let mut run = 0;
+    for message in built.stdout.lines().map(serde_json::from_str::<Value>) {
+        let message = message.context("cargo printed no JSON")?;
+        let target = message["target"]["name"].as_str().unwrap_or_default();
+        let Some(file) = message["executable"].as_str() else { continue };
+        let (_, least) = POOL_TESTS.iter().find(|(name, _)| *name == target).context("an unknown test")?;
+        let mut command = Command::new("valgrind");
+        // Threads run one at a time under valgrind: by turns, or one that waits for another keeps it waiting.
+        command.args(["--error-exitcode=1", "--leak-check=full", "--errors-for-leak-kinds=definite"]);
+        command.args(["--fair-sched=yes", "--quiet", file, "--test-threads=1"]);
+        let passed = passed(&program::run(command, LONG)?)?;
+        ensure!(passed >= *least, "{target} has {passed} tests, and {least} were expected");
+        run += 1;
+    }
+    ensure!(run == POOL_TESTS.len(), "{run} of {} test programs were run", POOL_TESTS.len());
+    Ok(())
 }
 
 fn without_std() -> Result<()> {
