@@ -43,6 +43,7 @@ mod thread;
 mod typed;
 
 pub use batch::Batch;
+pub use debug::{LeakPlace, LeakReport};
 pub use error::{AuditError, Exhausted, MemoryError, PoolError};
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use memory::MmapMemory;

@@ -11,8 +11,8 @@ use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
 use crate::{
-    AuditError, Batch, Counts, Exhausted, HeapMemory, Memory, Outstanding, PoolConfig, PoolError, RawHandle,
-    RawPool,
+    AuditError, Batch, Counts, Exhausted, HeapMemory, LeakReport, Memory, Outstanding, PoolConfig, PoolError,
+    RawHandle, RawPool,
 };
 
 /// A pool of values of type `T`; a clone is another handle to the same pool.
@@ -141,6 +141,14 @@ impl<T: Send> Pool<T> {
     /// [`AuditError`] when the pool is not in order.
     pub fn outstanding(&self) -> Result<Vec<Outstanding>, AuditError> {
         self.raw.outstanding()
+    }
+
+    /// As [`RawPool::leaks`].
+    ///
+    /// # Errors
+    /// [`AuditError`] when the pool is not in order.
+    pub fn leaks(&self) -> Result<LeakReport, AuditError> {
+        self.raw.leaks()
     }
 
     /// The pool's name: that of the type, unless it was given one.

@@ -8,6 +8,7 @@ use core::ptr::NonNull;
 use super::core::Core;
 use super::lifetime::Pin;
 use crate::AuditError;
+use crate::debug;
 use crate::magazine::Magazine;
 use crate::slot::{CLOSED, Slot};
 
@@ -117,7 +118,13 @@ impl Core {
                 let counted = counts.free + counts.cached;
                 return Err(AuditError::Sum { pool: pool(), counted, found: inventory.found });
             }
-            Ok(())
+            if !debug::ACTIVE {
+                return Ok(());
+            }
+            core.placement.iter().try_for_each(|(index, object, ..)| {
+                // SAFETY: an object of the pool; if it is in a magazine, nobody gets it while all are stopped.
+                unsafe { core.check(index, object, inventory.free[index] == 1) }
+            })
         })
         .unwrap_or_else(|| Err(AuditError::NotStopped { pool: pool() }))
     }

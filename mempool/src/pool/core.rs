@@ -97,14 +97,13 @@ impl Core {
     pub(super) fn new(config: PoolConfig, memory: Vec<Box<dyn Memory>>) -> Result<Box<Self>, PoolError> {
         config.check()?;
         let stride = config.stride().unwrap_or(usize::MAX);
-        let placement =
-            Placement::new(&memory, config.count(), config.object_size(), stride, config.alignment());
+        let (placement, ledger) = Ledger::place(&config, &memory)?;
         if placement.count() < config.count() {
             return Err(PoolError::TooSmall {
                 name: config.name().into(),
                 count: config.count(),
                 stride,
-                needed: config.memory_len().saturating_add(Placement::skew(&memory, config.alignment())),
+                needed: config.least_len().saturating_add(Placement::skew(&memory, config.alignment())),
                 found: memory.iter().map(|piece| piece.len()).sum(),
                 fit: placement.count(),
             });
@@ -128,7 +127,7 @@ impl Core {
             filled: AtomicUsize::new(0),
             magazines,
             base_magazines,
-            ledger: Ledger::new(config.count()),
+            ledger,
             config,
             placement,
             drop_object: None,

@@ -141,6 +141,7 @@ impl Core {
             round = round.saturating_add(1);
         }
         let in_use = this.config.count().saturating_sub(at_home);
+        this.tell_leaks(in_use);
         // AcqRel: the end comes after every put's last step.
         let before = this.life.outstanding.fetch_sub(BIAS - in_use, Ordering::AcqRel);
         if before == BIAS - in_use {
