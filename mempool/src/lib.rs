@@ -52,7 +52,7 @@ pub use error::{AuditError, Exhausted, MemoryError, PoolError};
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use memory::MmapMemory;
 pub use memory::{HeapMemory, Memory};
-pub use pool::{Counts, ObjectInfo, Outstanding, PoolConfig, RawCache, RawHandle, RawPool};
+pub use pool::{Counts, ObjectInfo, Outstanding, PoolConfig, RawCache, RawHandle, RawPool, Shrunk};
 pub use sizing::{PoolSize, PortQueues, TooSmall, Workers};
 #[cfg(feature = "bytes")]
 pub use typed::PooledBuf;

@@ -105,6 +105,12 @@ impl Placement {
         })
     }
 
+    /// The piece of memory that an object of the pool lies in.
+    pub(crate) fn piece(&self, object: NonNull<u8>) -> Option<usize> {
+        let after = self.by_address.partition_point(|run| self.runs[*run].base <= object);
+        Some(self.runs[*self.by_address.get(after.checked_sub(1)?)?].piece)
+    }
+
     /// Number of the object that begins at this address; none if none does.
     pub(crate) fn number(&self, object: NonNull<u8>) -> Option<usize> {
         let after = self.by_address.partition_point(|run| self.runs[*run].base <= object);

@@ -25,6 +25,10 @@ mod imp {
             self.0.store(ptr::from_ref(at).cast_mut(), Ordering::Relaxed);
         }
 
+        fn forget(&self) {
+            self.0.store(ptr::null_mut(), Ordering::Relaxed);
+        }
+
         fn get(&self) -> Option<&'static Location<'static>> {
             // SAFETY: only null and `&'static` references are ever stored.
             unsafe { self.0.load(Ordering::Relaxed).as_ref() }
@@ -141,6 +145,19 @@ mod imp {
             }
         }
 
+        /// Writes the guards of a free object anew, whose memory has come back, and forgets where it was put.
+        ///
+        /// # Safety
+        /// It is object `index` of the pool, and the caller's alone.
+        pub(crate) unsafe fn renew(&self, index: usize, object: NonNull<u8>) {
+            let entry = &self.entries[index];
+            entry.put_at.forget();
+            if let Some(zones) = self.zones {
+                // SAFETY: the guards belong to the object, which is the caller's.
+                unsafe { zones.write(object, entry.fronted) };
+            }
+        }
+
         /// Where it was got last.
         pub(crate) fn got_at(&self, index: usize) -> Option<&'static Location<'static>> {
             self.entries[index].got_at.get()
@@ -232,6 +249,7 @@ mod imp {
 mod imp {
     use alloc::boxed::Box;
     use core::panic::Location;
+    use core::ptr::NonNull;
 
     use crate::placement::Placement;
     use crate::{Memory, PoolConfig, PoolError};
@@ -254,6 +272,12 @@ mod imp {
         pub(crate) fn is_guarded(&self) -> bool {
             false
         }
+
+        /// Nothing.
+        ///
+        /// # Safety
+        /// Always safe; as it is where it does something.
+        pub(crate) unsafe fn renew(&self, _index: usize, _object: NonNull<u8>) {}
 
         pub(crate) fn got_at(&self, _index: usize) -> Option<&'static Location<'static>> {
             None

@@ -6,7 +6,7 @@ use core::ptr::{self, NonNull};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use super::Memory;
-use crate::MemoryError;
+use crate::{MemoryError, PoolConfig};
 
 /// Zeroed private memory from the kernel, given back to it on drop. Pages appear when they are first touched.
 #[derive(Debug)]
@@ -36,6 +36,30 @@ impl MmapMemory {
         let base = NonNull::new(base.cast::<u8>())
             .ok_or(MemoryError::Map { len, source: std::io::Error::other("it returned the null address") })?;
         Ok(Self { base, len, page })
+    }
+
+    /// Pieces of at most `chunk` bytes (rounded up to pages, and to at least one object) that hold the objects of
+    /// a pool so made, for [`RawPool::elastic`](crate::RawPool::elastic).
+    ///
+    /// # Errors
+    /// As for `new`.
+    pub fn chunks(config: &PoolConfig, chunk: usize) -> Result<Vec<Box<dyn Memory>>, MemoryError> {
+        let page = rustix::param::page_size();
+        let of = |count: usize| PoolConfig::memory_len(&config.clone().with_count(count));
+        let skew = config.alignment().saturating_sub(page);
+        let fits = |count: usize| of(count).saturating_add(skew) <= chunk.next_multiple_of(page);
+        // Objects are at equal distances, so the length grows evenly with their number.
+        let (one, stride) = (of(1).saturating_add(skew), of(2) - of(1));
+        let each = (chunk.next_multiple_of(page).saturating_sub(one) / stride.max(1) + 1).max(1);
+        debug_assert!(each == 1 || fits(each), "{each} objects in {chunk} bytes");
+        let mut pieces: Vec<Box<dyn Memory>> = Vec::new();
+        let mut left = config.count();
+        while left > 0 {
+            let count = left.min(each);
+            pieces.push(Box::new(Self::new(of(count).saturating_add(skew))?));
+            left -= count;
+        }
+        Ok(pieces)
     }
 
     /// Asks the kernel to back it by transparent huge pages. True if the kernel took the advice; whether
@@ -77,6 +101,17 @@ unsafe impl Memory for MmapMemory {
 
     fn page_size(&self) -> usize {
         self.page
+    }
+
+    fn is_releasable(&self) -> bool {
+        true
+    }
+
+    unsafe fn release(&self) {
+        // SAFETY: the range is this mapping, and nobody uses what is in it, as the caller says. Pages come back
+        // zeroed when they are next touched (madvise(2), MADV_DONTNEED).
+        let released = unsafe { madvise(self.address(), self.len, Advice::LinuxDontNeed) };
+        debug_assert!(released.is_ok(), "madvise of {} bytes failed: {released:?}", self.len);
     }
 }
 

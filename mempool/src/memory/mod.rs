@@ -6,6 +6,8 @@ use core::ptr::NonNull;
 #[cfg(feature = "std")]
 use std::os::fd::BorrowedFd;
 
+use crate::MemoryError;
+
 mod heap;
 #[cfg(all(feature = "std", target_os = "linux"))]
 mod mmap;
@@ -43,6 +45,27 @@ pub unsafe trait Memory: Send + Sync + Debug {
         None
     }
 
+    /// Whether [`release`](Self::release) gives it back to the system.
+    fn is_releasable(&self) -> bool {
+        false
+    }
+
+    /// Gives the pages back to the system, and undoes what maps them for a device; the address stays this
+    /// value's. What was in them is lost.
+    ///
+    /// # Safety
+    /// Until [`restore`](Self::restore) has returned, nobody reads or writes a byte of it, or has a device do
+    /// so.
+    unsafe fn release(&self) {}
+
+    /// Makes it usable after a `release`, at the same addresses, also for a device. It reads as zeroes.
+    ///
+    /// # Errors
+    /// [`MemoryError`] when the pages cannot be had or mapped.
+    fn restore(&self) -> Result<(), MemoryError> {
+        Ok(())
+    }
+
     /// A descriptor by which another process can map it, and the offset in it of byte 0; none if it is
     /// private.
     #[cfg(feature = "std")]
@@ -67,6 +90,19 @@ unsafe impl Memory for Box<dyn Memory> {
 
     fn device_address(&self, offset: usize) -> Option<u64> {
         (**self).device_address(offset)
+    }
+
+    fn is_releasable(&self) -> bool {
+        (**self).is_releasable()
+    }
+
+    unsafe fn release(&self) {
+        // SAFETY: as the caller says.
+        unsafe { (**self).release() }
+    }
+
+    fn restore(&self) -> Result<(), MemoryError> {
+        (**self).restore()
     }
 
     #[cfg(feature = "std")]

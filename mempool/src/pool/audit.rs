@@ -121,7 +121,8 @@ impl Core {
             if !debug::ACTIVE {
                 return Ok(());
             }
-            core.placement.iter().try_for_each(|(index, object, ..)| {
+            let mut there = core.placement.iter().filter(|(_, _, piece, _)| !core.is_absent(*piece));
+            there.try_for_each(|(index, object, ..)| {
                 // SAFETY: an object of the pool; if it is in a magazine, nobody gets it while all are stopped.
                 unsafe { core.check(index, object, inventory.free[index] == 1) }
             })
@@ -135,7 +136,7 @@ impl Core {
             .unwrap_or_else(|| Err(AuditError::NotStopped { pool: self.config.name().into() }))?;
         let objects = self.placement.iter();
         Ok(objects
-            .filter(|(index, ..)| inventory.free[*index] == 0)
+            .filter(|(index, _, piece, _)| inventory.free[*index] == 0 && !self.is_absent(*piece))
             .map(|(index, object, ..)| Outstanding { index, object, got_at: self.ledger.got_at(index) })
             .collect())
     }

@@ -71,6 +71,13 @@ impl PoolConfig {
         }
     }
 
+    /// The same for another number of objects.
+    #[must_use]
+    pub fn with_count(mut self, count: usize) -> Self {
+        self.count = count;
+        self
+    }
+
     /// The alignment of objects in bytes, a power of two.
     #[must_use]
     pub fn align(mut self, bytes: usize) -> Self {

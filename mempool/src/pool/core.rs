@@ -10,6 +10,7 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use super::config::PoolConfig;
+use super::elastic::Elastic;
 use super::lifetime::{Life, Pin};
 use crate::barrier::Mode;
 use crate::debug::Ledger;
@@ -62,7 +63,7 @@ pub(super) struct Core {
     pub(super) life: Life,
     pub(super) mode: Mode,
     /// Objects that the pool itself put into the depot.
-    filled: AtomicUsize,
+    pub(super) filled: AtomicUsize,
     /// Magazines 0 to K - 1 begin in the depot, the rest in the shared slot.
     magazines: Block,
     pub(super) base_magazines: u32,
@@ -70,6 +71,10 @@ pub(super) struct Core {
     pub(super) placement: Placement,
     pub(super) ledger: Ledger,
     pub(super) drop_object: Option<DropObject>,
+    /// None if the memory stays as long as the pool.
+    pub(super) elastic: Option<Elastic>,
+    /// Objects whose memory is there.
+    pub(super) present: AtomicUsize,
     pub(super) memory: Vec<Box<dyn Memory>>,
 }
 
@@ -129,8 +134,10 @@ impl Core {
             base_magazines,
             ledger,
             config,
+            present: AtomicUsize::new(placement.count()),
             placement,
             drop_object: None,
+            elastic: None,
             memory,
         }))
     }
@@ -354,7 +361,7 @@ impl Core {
 
     /// Free in the depot or the shared slot, and cached by threads.
     pub(super) fn counts(&self) -> Counts {
-        let size = self.config.count();
+        let size = self.present.load(Ordering::Relaxed);
         let free = (self.in_depot() + self.shared.len()).min(size);
         let cached: usize = self.thread_slots().map(|owned| owned.slot.len()).sum();
         let cached = cached.min(size - free);
@@ -375,7 +382,8 @@ impl Core {
 impl Drop for Core {
     fn drop(&mut self) {
         if let Some(drop_object) = self.drop_object {
-            for (_, object, ..) in self.placement.iter() {
+            let there = self.placement.iter().filter(|(_, _, piece, _)| !self.is_absent(*piece));
+            for (_, object, ..) in there {
                 // SAFETY: `drop_object` was given with an `init` that made a value in each object; a pool
                 // ends only when all are home, and each is dropped once.
                 unsafe { drop_object(object) };

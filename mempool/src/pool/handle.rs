@@ -77,7 +77,7 @@ impl RawPool {
         Ok(Self::make(Core::new(config, memory)?, init, Some(drop_object)))
     }
 
-    fn make(
+    pub(super) fn make(
         core: Box<Core>,
         mut init: impl FnMut(NonNull<u8>, ObjectInfo),
         drop_object: Option<DropObject>,
@@ -287,6 +287,10 @@ unsafe impl Send for RawHandle {}
 unsafe impl Sync for RawHandle {}
 
 impl RawHandle {
+    pub(super) fn of(core: NonNull<Core>) -> Self {
+        Self(core)
+    }
+
     /// Fills `out` with objects: all of it, or, if fewer are free, none. When the last [`RawPool`] is gone,
     /// none is free any more.
     ///

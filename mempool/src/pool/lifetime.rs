@@ -133,14 +133,15 @@ impl Core {
         let at_home = this.in_depot()
             + this.shared.len()
             + this.thread_slots().map(|owned| owned.slot.len()).sum::<usize>();
-        debug_assert!(at_home <= this.config.count(), "{at_home} of {} are home", this.config.count());
+        let present = this.present.load(Ordering::Relaxed);
+        debug_assert!(at_home <= present, "{at_home} of {present} are home");
         drop(pin);
         let mut round = 0;
         while this.life.pins.load(Ordering::Acquire) != 0 {
             relax(round);
             round = round.saturating_add(1);
         }
-        let in_use = this.config.count().saturating_sub(at_home);
+        let in_use = present.saturating_sub(at_home);
         this.tell_leaks(in_use);
         // AcqRel: the end comes after every put's last step.
         let before = this.life.outstanding.fetch_sub(BIAS - in_use, Ordering::AcqRel);

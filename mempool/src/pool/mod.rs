@@ -1,13 +1,14 @@
 //! The untyped pool.
 //!
 //! `core` has what a pool is made of and the way of a get and a put; `cache` is a cache without a thread;
-//! `reclaim` finds objects in the slots of others; `lifetime` ends a pool when its last handle and its last
+//! `reclaim` finds objects in the slots of others; `elastic` gives memory back and takes it again; `lifetime` ends a pool when its last handle and its last
 //! object are gone; `audit` looks at a pool as a whole.
 
 mod audit;
 mod cache;
 mod config;
 mod core;
+mod elastic;
 mod handle;
 mod lifetime;
 #[cfg(all(test, loom))]
@@ -19,4 +20,5 @@ pub use audit::Outstanding;
 pub use cache::RawCache;
 pub use config::PoolConfig;
 pub use core::Counts;
+pub use elastic::Shrunk;
 pub use handle::{ObjectInfo, RawHandle, RawPool};

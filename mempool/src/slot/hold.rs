@@ -319,6 +319,30 @@ impl Hold {
         taken
     }
 
+    /// Keeps those objects of both magazines that `stay`.
+    pub(crate) fn retain(&self, stay: impl Fn(NonNull<u8>) -> bool) {
+        for place in [Place::Loaded, Place::Spare] {
+            let (magazine, len) = self.magazine(place);
+            let mut kept = 0;
+            for at in 0..len as usize {
+                // SAFETY: the first `len` places are written, the magazine is ours alone, and `kept` is no
+                // larger than `at`.
+                unsafe {
+                    Magazine::written(magazine);
+                    let objects = Magazine::objects(magazine);
+                    let object = *objects.add(at);
+                    if stay(object) {
+                        *objects.add(kept) = object;
+                        kept += 1;
+                    }
+                }
+            }
+            if kept < len as usize {
+                self.set(place, (magazine, kept as u32));
+            }
+        }
+    }
+
     /// Visits both magazines with their lengths.
     pub(crate) fn visit(&self, mut visit: impl FnMut(NonNull<Magazine>, u32)) {
         for place in [Place::Loaded, Place::Spare] {

@@ -11,7 +11,7 @@ use core::ptr::NonNull;
 
 use crate::{
     AuditError, Batch, Counts, Exhausted, HeapMemory, LeakReport, Memory, OnDevice, Outstanding, PoolConfig,
-    PoolError, RawPool,
+    PoolError, RawPool, Shrunk,
 };
 
 #[cfg(feature = "bytes")]
@@ -105,15 +105,7 @@ impl<T: Send> Pool<T> {
         memory: Vec<Box<dyn Memory>>,
         mut init: impl FnMut() -> T,
     ) -> Result<Self, PoolError> {
-        let enough = [
-            ("object_size", config.object_size(), size_of::<T>(), "at least the size of the pool's type"),
-            ("align", config.alignment(), align_of::<T>(), "at least the alignment of the pool's type"),
-        ];
-        for (what, found, least, expected) in enough {
-            if found < least {
-                return Err(PoolError::Config { name: config.name().into(), what, found, expected });
-            }
-        }
+        Self::check(&config)?;
         // SAFETY: `init` makes a `T` in every object, which `drop_value` drops; `T` is `Send`, so any thread
         // may. The object's size and alignment are enough, as was just checked.
         let raw = unsafe {
@@ -125,6 +117,43 @@ impl<T: Send> Pool<T> {
             )
         }?;
         Ok(Self { raw, extent: (), values: PhantomData })
+    }
+
+    /// As `new`, of values whose memory can go and come back: see [`RawPool::elastic`]. Values are dropped before
+    /// their memory goes, and made by `init` when it comes.
+    ///
+    /// # Errors
+    /// As for `new`.
+    pub fn elastic(
+        config: PoolConfig,
+        memory: Vec<Box<dyn Memory>>,
+        init: impl Fn() -> T + Send + Sync + 'static,
+    ) -> Result<Self, PoolError> {
+        Self::check(&config)?;
+        // SAFETY: as in `new`.
+        let raw = unsafe {
+            RawPool::elastic_with_hooks(
+                config,
+                memory,
+                move |object, _| object.cast::<T>().write(init()),
+                |object| object.cast::<T>().drop_in_place(),
+            )
+        }?;
+        Ok(Self { raw, extent: (), values: PhantomData })
+    }
+
+    /// Whether the values fit into the objects.
+    fn check(config: &PoolConfig) -> Result<(), PoolError> {
+        let enough = [
+            ("object_size", config.object_size(), size_of::<T>(), "at least the size of the pool's type"),
+            ("align", config.alignment(), align_of::<T>(), "at least the alignment of the pool's type"),
+        ];
+        match enough.into_iter().find(|(_, found, least, _)| found < least) {
+            None => Ok(()),
+            Some((what, found, _, expected)) => {
+                Err(PoolError::Config { name: config.name().into(), what, found, expected })
+            }
+        }
     }
 
     /// A pool of `count` values in memory from the global allocator.
@@ -198,6 +227,19 @@ impl<T: Poolable + ?Sized> Pool<T> {
     #[must_use]
     pub fn device_address(&self, buffer: &OnDevice<T>) -> Option<u64> {
         self.raw.device_address(buffer.object())
+    }
+
+    /// As [`RawPool::shrink`].
+    pub fn shrink(&self, keep: usize) -> Shrunk {
+        self.raw.shrink(keep)
+    }
+
+    /// As [`RawPool::grow`].
+    ///
+    /// # Errors
+    /// [`PoolError::Memory`] when a chunk's memory cannot be had; those before it are there.
+    pub fn grow(&self, to: usize) -> Result<usize, PoolError> {
+        self.raw.grow(to)
     }
 
     /// How many values are where; exact while no other thread is in a call.
