@@ -376,7 +376,7 @@ mod misuse {
         let pool = RawPool::new(config, vec![Box::new(memory)]).unwrap();
         write(object, 9, 0);
         let text = message(|| _ = pool.get());
-        tells(&text, &["out of bounds: byte 9 of object 0", "is free and was got last at no known place"]);
+        tells(&text, &["out of bounds: byte 9 of object 0", "is free and was never got"]);
         assert_eq!((pool.get(), read(object, 7)), (Some(object), 7));
         put(&pool, &[object]);
     }
