@@ -1,5 +1,6 @@
 //! What can go wrong, and what would mend it.
 
+use alloc::format;
 use alloc::string::String;
 use core::fmt;
 use core::panic::Location;
@@ -151,10 +152,8 @@ pub enum AuditError {
     /// Bytes around an object were written, where debug builds keep guards.
     #[error(
         "out of bounds: byte {offset} of object {index} of pool \"{pool}\" at {address:#x} was written and is \
-         {found:#04x} now; the object {is} and was got {when}at {got}",
-        is = if *.in_use { "is in use" } else { "is free" },
-        when = if *.in_use { "" } else { "last " },
-        got = Place(*.got_at)
+         {found:#04x} now; the object {}",
+        whose(*.in_use, *.got_at)
     )]
     OutOfBounds {
         /// The pool's name.
@@ -207,6 +206,15 @@ pub enum AuditError {
         /// The pool's name.
         pool: String,
     },
+}
+
+/// Whether an object is in use, and where it was got.
+fn whose(in_use: bool, got_at: Option<&'static Location<'static>>) -> String {
+    match got_at {
+        Some(at) if in_use => format!("is in use and was got at {at}"),
+        Some(at) => format!("is free and was got last at {at}"),
+        None => "is free and was never got".into(),
+    }
 }
 
 /// A place in the sources, for a message.

@@ -368,6 +368,20 @@ mod misuse {
     }
 
     #[test]
+    fn what_was_never_put_is_not_filled() {
+        let config = PoolConfig::new("fresh", 1, 8).poison(true);
+        let memory = HeapMemory::new(config.memory_len(), 64).unwrap();
+        let object = memory.base();
+        fill(object, 7, 8);
+        let pool = RawPool::new(config, vec![Box::new(memory)]).unwrap();
+        write(object, 9, 0);
+        let text = message(|| _ = pool.get());
+        tells(&text, &["out of bounds: byte 9 of object 0", "is free and was never got"]);
+        assert_eq!((pool.get(), read(object, 7)), (Some(object), 7));
+        put(&pool, &[object]);
+    }
+
+    #[test]
     fn an_audit_finds_what_no_put_has_looked_at() {
         let pool = ten();
         let objects = get(&pool, 5).unwrap();

@@ -127,18 +127,21 @@ mod imp {
             }
         }
 
-        /// Notes anew what is around a free object and in it, so that what was found wrong is told once.
+        /// Notes anew what is around an object and, if it is free, in it, so that what was found wrong is told once.
         ///
         /// # Safety
         /// As for `seal`.
         pub(crate) unsafe fn mend(&self, index: usize, object: NonNull<u8>) {
+            let entry = &self.entries[index];
+            // What is in it is noted only where it is looked at: if it was put before, and is free.
+            let sealed = entry.put_at.get().is_some() && !entry.in_use.load(Ordering::Relaxed);
             // SAFETY: the guards belong to the object, which is the caller's.
             unsafe {
                 if let Some(zones) = self.zones {
-                    zones.write(object, self.entries[index].fronted);
+                    zones.write(object, entry.fronted);
                 }
                 if let Some(poison) = &self.poison
-                    && !self.entries[index].in_use.load(Ordering::Relaxed)
+                    && sealed
                 {
                     poison.note(index, object);
                 }
