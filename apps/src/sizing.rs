@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use wirerate_eal::Eal;
-use wirerate_mempool::PoolSize;
+use wirerate_mempool::{PoolSize, PortQueues, Workers};
 use wirerate_pmd::port::Opened;
 use wirerate_pmd::{MbufPool, MbufPoolConfig, Port, PortConfig};
 
@@ -29,16 +29,16 @@ impl Plan {
             .rx_queues(self.queues.0)
             .tx_queues(self.queues.1)
             .descriptors(self.descriptors.0, self.descriptors.1);
-        let mut size = PoolSize::new()
-            .caches(self.threads, self.cache)
-            .bursts(ports.len() * usize::from(self.queues.0.max(self.queues.1)), self.burst);
-        for port in ports {
+        let queues = ports.iter().map(|port| {
             let info = port.info();
-            size = size
-                .rings(usize::from(self.queues.0), (info.rx_held)(&shape))
-                .rings(usize::from(self.queues.1), (info.tx_held)(&shape));
-        }
-        size
+            PortQueues {
+                rx_queues: usize::from(self.queues.0),
+                rx_descriptors: (info.rx_held)(&shape),
+                tx_queues: usize::from(self.queues.1),
+                tx_descriptors: (info.tx_held)(&shape),
+            }
+        });
+        PoolSize::for_ports(queues, Workers { lcores: self.threads, cache: self.cache, burst: self.burst })
     }
 
     /// The pool: of `asked` mbufs, which must be enough, or of as many as needed and at least `usual`.

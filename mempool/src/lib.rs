@@ -1,7 +1,9 @@
 //! Fixed-size objects, got and put back in bulk by any thread, and a bulk ring.
 //!
 //! - [`RawPool`] hands out untyped objects from memory that the caller brings ([`Memory`]).
-//! - [`Pool<T>`] is the same for values of one type, which come home on drop ([`Pooled`]).
+//! - [`Pool<T>`] is the same for values of one type, which come home on drop ([`Pooled`]), and, as
+//!   `Pool<[u8]>`, for byte buffers of a length chosen at run time ([`Pool::buffers`]).
+//! - [`device`] hands them to devices: what a device has cannot be touched ([`OnDevice`]).
 //! - [`ring`] moves values between threads, in bulk.
 //! - [`PoolSize`] computes how many objects a pool needs, and explains the sum.
 //!
@@ -30,6 +32,7 @@ mod barrier;
 mod batch;
 mod debug;
 mod depot;
+pub mod device;
 mod error;
 mod magazine;
 pub mod memory;
@@ -43,13 +46,16 @@ mod thread;
 mod typed;
 
 pub use batch::Batch;
+pub use device::OnDevice;
 pub use error::{AuditError, Exhausted, MemoryError, PoolError};
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use memory::MmapMemory;
 pub use memory::{HeapMemory, Memory};
 pub use pool::{Counts, ObjectInfo, Outstanding, PoolConfig, RawHandle, RawPool};
-pub use sizing::{PoolSize, TooSmall};
-pub use typed::{Pool, Pooled};
+pub use sizing::{PoolSize, PortQueues, TooSmall, Workers};
+#[cfg(feature = "bytes")]
+pub use typed::PooledBuf;
+pub use typed::{Pool, Poolable, Pooled};
 
 /// The README's example, as a test.
 #[cfg(doctest)]

@@ -7,20 +7,81 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
-use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
 use crate::{
-    AuditError, Batch, Counts, Exhausted, HeapMemory, Memory, Outstanding, PoolConfig, PoolError, RawHandle,
+    AuditError, Batch, Counts, Exhausted, HeapMemory, Memory, OnDevice, Outstanding, PoolConfig, PoolError,
     RawPool,
 };
+
+#[cfg(feature = "bytes")]
+mod buf;
+mod buffers;
+mod pooled;
+
+#[cfg(feature = "bytes")]
+pub use buf::PooledBuf;
+pub use pooled::Pooled;
+
+/// What a pool can have as its values: any type with a size that may go to other threads, and `[u8]`, whose
+/// length is chosen with the pool.
+pub trait Poolable: Send + sealed::Shape {}
+
+impl<T: Send> Poolable for T {}
+impl Poolable for [u8] {}
+
+pub(crate) mod sealed {
+    use core::ptr::NonNull;
+
+    /// What the address of an object lacks to be a value's.
+    pub trait Shape {
+        /// Nothing for types with a size, so that they pay nothing.
+        type Extent: Copy + Send + Sync;
+
+        /// The value in an object.
+        fn at(object: NonNull<u8>, extent: Self::Extent) -> NonNull<Self>;
+
+        /// Bytes of a value. Does not look at it.
+        fn bytes(value: NonNull<Self>) -> usize;
+    }
+
+    impl<T> Shape for T {
+        type Extent = ();
+
+        #[inline(always)]
+        fn at(object: NonNull<u8>, (): ()) -> NonNull<Self> {
+            object.cast()
+        }
+
+        #[inline(always)]
+        fn bytes(_value: NonNull<Self>) -> usize {
+            size_of::<T>()
+        }
+    }
+
+    impl Shape for [u8] {
+        type Extent = usize;
+
+        #[inline(always)]
+        fn at(object: NonNull<u8>, len: usize) -> NonNull<Self> {
+            NonNull::slice_from_raw_parts(object, len)
+        }
+
+        #[inline(always)]
+        fn bytes(value: NonNull<Self>) -> usize {
+            value.len()
+        }
+    }
+}
 
 /// A pool of values of type `T`; a clone is another handle to the same pool.
 ///
 /// The values are made once, with the pool, keep their state from one use to the next (so a buffer's capacity
-/// is not lost), and are dropped with it.
-pub struct Pool<T: Send> {
+/// is not lost), and are dropped with it. For buffers of a length chosen at run time, see
+/// [`buffers`](Pool::buffers).
+pub struct Pool<T: Poolable + ?Sized> {
     raw: RawPool,
+    extent: T::Extent,
     values: PhantomData<T>,
 }
 
@@ -63,7 +124,7 @@ impl<T: Send> Pool<T> {
                 |object| object.cast::<T>().drop_in_place(),
             )
         }?;
-        Ok(Self { raw, values: PhantomData })
+        Ok(Self { raw, extent: (), values: PhantomData })
     }
 
     /// A pool of `count` values in memory from the global allocator.
@@ -72,14 +133,21 @@ impl<T: Send> Pool<T> {
     /// As for `new`, and [`PoolError::Memory`] when there is no such memory.
     pub fn on_heap(count: usize, init: impl FnMut() -> T) -> Result<Self, PoolError> {
         let config = Self::config(core::any::type_name::<T>(), count);
-        // Let the pool say what is wrong with the figures, and not the allocator.
-        let memory: Vec<Box<dyn Memory>> = match config.check() {
-            Ok(()) => vec![Box::new(HeapMemory::new(config.memory_len(), config.alignment())?)],
-            Err(_) => Vec::new(),
-        };
+        let memory = heap_for(&config)?;
         Self::new(config, memory, init)
     }
+}
 
+/// Memory from the global allocator, zeroed, as much as the configuration needs.
+fn heap_for(config: &PoolConfig) -> Result<Vec<Box<dyn Memory>>, PoolError> {
+    // Let the pool say what is wrong with the figures, and not the allocator.
+    Ok(match config.check() {
+        Ok(()) => vec![Box::new(HeapMemory::new(config.memory_len(), config.alignment())?)],
+        Err(_) => Vec::new(),
+    })
+}
+
+impl<T: Poolable + ?Sized> Pool<T> {
     /// Gets a value; none if none is free.
     #[inline]
     #[must_use]
@@ -98,16 +166,19 @@ impl<T: Send> Pool<T> {
         if out.room_for(n) < n {
             return Err(Exhausted);
         }
-        const { assert!(size_of::<Pooled<T>>() == 2 * size_of::<NonNull<u8>>()) };
+        const {
+            assert!(size_of::<Pooled<T>>() >= 2 * size_of::<NonNull<u8>>());
+            assert!(align_of::<Pooled<T>>() == align_of::<NonNull<u8>>());
+        }
         let spare = out.spare();
         let objects = spare.cast::<MaybeUninit<NonNull<u8>>>();
-        // SAFETY: there is room for `n` values, each as large as two objects' addresses and aligned like
-        // them.
+        // SAFETY: there is room for `n` values, each at least as large as two objects' addresses and aligned
+        // like them.
         self.raw.get_bulk(unsafe { core::slice::from_raw_parts_mut(objects, n) })?;
         for place in (0..n).rev() {
             // SAFETY: `get_bulk` has written `n` addresses. They are spread to where the values go, from the
-            // last one on, so that value `place` covers the addresses 2 * `place` and the one behind, both
-            // used already (or just read).
+            // last one on: value `place` begins where address 2 * `place` or a later one is, so those that
+            // it covers are used already (or just read).
             unsafe { spare.add(place).write(self.pooled((*objects.add(place)).assume_init())) };
         }
         let count = out.count() + n;
@@ -118,7 +189,15 @@ impl<T: Send> Pool<T> {
 
     #[inline]
     fn pooled(&self, object: NonNull<u8>) -> Pooled<T> {
-        Pooled { value: object.cast(), pool: self.raw.handle() }
+        Pooled { value: T::at(object, self.extent), pool: self.raw.handle() }
+    }
+
+    /// The address by which a device reaches the first byte of a buffer of this pool, by what the pool's
+    /// memory says ([`Memory::device_address`]); the rest follows it. None if no device can, or the buffer
+    /// is another pool's.
+    #[must_use]
+    pub fn device_address(&self, buffer: &OnDevice<T>) -> Option<u64> {
+        self.raw.device_address(buffer.object())
     }
 
     /// How many values are where; exact while no other thread is in a call.
@@ -150,64 +229,19 @@ impl<T: Send> Pool<T> {
     }
 }
 
-impl<T: Send> Clone for Pool<T> {
+impl<T: Poolable + ?Sized> Clone for Pool<T> {
     fn clone(&self) -> Self {
-        Self { raw: self.raw.clone(), values: PhantomData }
+        Self { raw: self.raw.clone(), extent: self.extent, values: PhantomData }
     }
 }
 
-impl<T: Send> fmt::Debug for Pool<T> {
+impl<T: Poolable + ?Sized> fmt::Debug for Pool<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").field("name", &self.name()).field("counts", &self.counts()).finish()
     }
 }
 
 // SAFETY: a handle gives out values, which are `Send`, by moving them; it has no reference to one.
-unsafe impl<T: Send> Send for Pool<T> {}
+unsafe impl<T: Poolable + ?Sized> Send for Pool<T> {}
 // SAFETY: as above.
-unsafe impl<T: Send> Sync for Pool<T> {}
-
-/// A value of a pool, which goes back on drop, and may outlive the pool's handles.
-#[must_use = "it goes back at once"]
-pub struct Pooled<T: Send> {
-    value: NonNull<T>,
-    pool: RawHandle,
-}
-
-// SAFETY: it owns its value as a box does; to put it back is safe from any thread.
-unsafe impl<T: Send> Send for Pooled<T> {}
-// SAFETY: a shared reference gives a shared reference to the value and nothing else.
-unsafe impl<T: Send + Sync> Sync for Pooled<T> {}
-
-impl<T: Send> Deref for Pooled<T> {
-    type Target = T;
-
-    #[inline]
-    fn deref(&self) -> &T {
-        // SAFETY: the value was made with the pool, which lives while this object is in use, and is this
-        // one's own.
-        unsafe { self.value.as_ref() }
-    }
-}
-
-impl<T: Send> DerefMut for Pooled<T> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: as above.
-        unsafe { self.value.as_mut() }
-    }
-}
-
-impl<T: Send> Drop for Pooled<T> {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: the object was got from this pool, and nobody uses it after this.
-        unsafe { self.pool.put(self.value.cast()) };
-    }
-}
-
-impl<T: Send + fmt::Debug> fmt::Debug for Pooled<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
-    }
-}
+unsafe impl<T: Poolable + ?Sized> Sync for Pool<T> {}
