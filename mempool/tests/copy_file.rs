@@ -31,8 +31,13 @@ fn main() -> ExitCode {
         ("a_file_that_got_shorter_is_an_error", a_file_that_got_shorter_is_an_error),
         ("what_the_kernel_has_is_not_given_to_others", what_the_kernel_has_is_not_given_to_others),
     ];
-    let mut trials: Vec<Trial> =
-        plain.into_iter().map(|(name, test)| Trial::test(name, move || Ok(test()))).collect();
+    let trial = |(name, test): (&str, fn())| {
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+    };
+    let mut trials: Vec<Trial> = plain.into_iter().map(trial).collect();
     #[cfg(target_os = "linux")]
     trials.push(Trial::ignorable_test("by_io_uring", by_io_uring::run));
     libtest_mimic::run(&arguments, trials).exit_code()
