@@ -12,7 +12,7 @@
 use core::ptr::NonNull;
 
 use crate::magazine::{Find, Magazine};
-use crate::sync::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 /// No magazine.
 const NONE: u32 = u32::MAX;
@@ -31,14 +31,11 @@ fn unpack(head: u64) -> (u32, u32) {
 #[repr(align(128))]
 pub(crate) struct Stack {
     head: AtomicU64,
-    /// Objects in its magazines. Counted up before a magazine comes and down after it has gone, so that it is
-    /// never below what is there. On the head's own line, which a push or pop has just made its own.
-    objects: AtomicUsize,
 }
 
 impl Stack {
     pub(crate) fn new() -> Self {
-        Self { head: AtomicU64::new(pack(0, NONE)), objects: AtomicUsize::new(0) }
+        Self { head: AtomicU64::new(pack(0, NONE)) }
     }
 
     /// Puts a magazine with `len` objects on top.
@@ -55,9 +52,6 @@ impl Stack {
         // touched.
         let magazine = unsafe { magazine.as_ref() };
         magazine.len.store(len, Ordering::Relaxed);
-        if len > 0 {
-            self.objects.fetch_add(len as usize, Ordering::Relaxed);
-        }
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             let (tag, top) = unpack(head);
@@ -97,9 +91,6 @@ impl Stack {
                 Ok(_) => {
                     // SAFETY: as above; and it is this thread's own now.
                     let len = unsafe { (*magazine.as_ptr()).len.load(Ordering::Relaxed) };
-                    if len > 0 {
-                        self.objects.fetch_sub(len as usize, Ordering::Relaxed);
-                    }
                     return Some((magazine, len));
                 }
                 Err(found) => head = found,
@@ -115,11 +106,6 @@ impl Stack {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.empty_version().is_some()
-    }
-
-    /// Objects in its magazines; exact while nobody pushes or pops.
-    pub(crate) fn objects(&self) -> usize {
-        self.objects.load(Ordering::Relaxed)
     }
 
     /// Visits each magazine with its length.
@@ -170,7 +156,7 @@ mod tests {
 
     #[cfg(not(loom))]
     #[test]
-    fn a_stack_is_last_in_first_out_and_counts_objects() {
+    fn a_stack_is_last_in_first_out() {
         let block = Block::new(4, 8, 0).unwrap();
         let stack = Stack::new();
         assert!(stack.pop(&block).is_none());
@@ -178,13 +164,10 @@ mod tests {
             // SAFETY: the magazine is the block's and nobody else's.
             unsafe { stack.push(&block, block.get(index), len) };
         }
-        assert_eq!(stack.objects(), 11);
         assert_eq!(stack.pop(&block), Some((block.get(2), 0)));
         assert_eq!(stack.pop(&block), Some((block.get(1), 3)));
-        assert_eq!(stack.objects(), 8);
         assert_eq!(stack.pop(&block), Some((block.get(0), 8)));
         assert!(stack.is_empty());
-        assert_eq!(stack.objects(), 0);
     }
 
     #[cfg(not(loom))]
@@ -238,7 +221,6 @@ mod tests {
             found.sort();
             assert_eq!(found, [block.get(0), block.get(1)]);
             assert!(stack.pop(block).is_none());
-            assert_eq!(stack.objects(), 0);
         });
     }
 }

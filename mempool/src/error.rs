@@ -1,6 +1,8 @@
 //! What can go wrong, and what would mend it.
 
 use alloc::string::String;
+use core::fmt;
+use core::panic::Location;
 
 use thiserror::Error;
 
@@ -146,6 +148,56 @@ pub enum AuditError {
         /// What was found.
         found: usize,
     },
+    /// Bytes around an object were written, where debug builds keep guards.
+    #[error(
+        "out of bounds: byte {offset} of object {index} of pool \"{pool}\" at {address:#x} was written and is \
+         {found:#04x} now; the object {is} and was got {when}at {got}",
+        is = if *.in_use { "is in use" } else { "is free" },
+        when = if *.in_use { "" } else { "last " },
+        got = Place(*.got_at)
+    )]
+    OutOfBounds {
+        /// The pool's name.
+        pool: String,
+        /// Number of the object.
+        index: usize,
+        /// Its address.
+        address: usize,
+        /// Bytes from the object's first byte to the one written, the first one found: below 0 if it is in
+        /// front of the object, the object's size or more if it is behind.
+        offset: isize,
+        /// What is there.
+        found: u8,
+        /// Whether the object is in use.
+        in_use: bool,
+        /// Where it was got last.
+        got_at: Option<&'static Location<'static>>,
+    },
+    /// A free object was written, where debug builds look for it.
+    #[error(
+        "use after put: byte {offset} of object {index} of pool \"{pool}\" at {address:#x} is {found:#04x}, and was \
+         {was:#04x} when the object was put at {put}; it was got before at {got}",
+        put = Place(*.put_at),
+        got = Place(*.got_at)
+    )]
+    UseAfterPut {
+        /// The pool's name.
+        pool: String,
+        /// Number of the object.
+        index: usize,
+        /// Its address.
+        address: usize,
+        /// Bytes from the object's first byte to the one written, the first one found.
+        offset: usize,
+        /// What is there.
+        found: u8,
+        /// What was there when it was put.
+        was: u8,
+        /// Where it was put last.
+        put_at: Option<&'static Location<'static>>,
+        /// Where it was got before that.
+        got_at: Option<&'static Location<'static>>,
+    },
     /// The other threads could not be kept out of the pool, so nothing was looked at.
     #[error(
         "pool \"{pool}\": the kernel refused membarrier(2), so other threads could not be kept out: \
@@ -155,4 +207,16 @@ pub enum AuditError {
         /// The pool's name.
         pool: String,
     },
+}
+
+/// A place in the sources, for a message.
+pub(crate) struct Place(pub(crate) Option<&'static Location<'static>>);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(at) => write!(f, "{at}"),
+            None => f.write_str("no known place"),
+        }
+    }
 }

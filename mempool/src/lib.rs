@@ -46,12 +46,13 @@ mod thread;
 mod typed;
 
 pub use batch::Batch;
+pub use debug::{LeakPlace, LeakReport};
 pub use device::OnDevice;
 pub use error::{AuditError, Exhausted, MemoryError, PoolError};
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use memory::MmapMemory;
 pub use memory::{HeapMemory, Memory};
-pub use pool::{Counts, ObjectInfo, Outstanding, PoolConfig, RawHandle, RawPool};
+pub use pool::{Counts, ObjectInfo, Outstanding, PoolConfig, RawCache, RawHandle, RawPool};
 pub use sizing::{PoolSize, PortQueues, TooSmall, Workers};
 #[cfg(feature = "bytes")]
 pub use typed::PooledBuf;

@@ -17,11 +17,13 @@ pub(crate) const MAX_THREADS: usize = 1024;
 #[cfg(loom)]
 pub(crate) const MAX_THREADS: usize = 2;
 
+/// Numbers that `current` can return, with the two below. A table of this length needs no check.
+pub(crate) const NUMBERS: usize = MAX_THREADS + 2;
 /// No number has been assigned yet.
 #[cfg(any(feature = "std", loom))]
-const UNASSIGNED: usize = usize::MAX;
+const UNASSIGNED: usize = MAX_THREADS;
 /// There is none to be had: too many threads, or the thread is about to end.
-const NONE: usize = usize::MAX - 1;
+const NONE: usize = MAX_THREADS + 1;
 
 #[cfg(all(feature = "std", not(loom)))]
 mod imp {
@@ -56,7 +58,7 @@ mod imp {
         }
     }
 
-    /// This thread's number, or something that is not below `MAX_THREADS`.
+    /// This thread's number; or, if it has none, one of those between `MAX_THREADS` and `NUMBERS`.
     #[inline(always)]
     pub(crate) fn current() -> usize {
         NUMBER.get()

@@ -34,6 +34,8 @@ pub enum Need {
     Dpdk,
     /// A nightly toolchain that rustup knows.
     Nightly,
+    /// `valgrind`.
+    Valgrind,
     /// `script` of util-linux, which gives a program a terminal.
     Script,
     /// A user without privileges to run a program as: this one, or `setpriv` to become one.
@@ -67,6 +69,7 @@ impl Need {
             Self::Ping => on_path("ping", "iputils-ping")?,
             Self::Ethtool => on_path("ethtool", "ethtool")?,
             Self::Tcpdump => on_path("tcpdump", "tcpdump")?,
+            Self::Valgrind => on_path("valgrind", "valgrind")?,
             Self::Script => on_path("script", "bsdutils")?,
             Self::Dpdk => on_path("dpdk-testpmd", "dpdk-dev")?,
             Self::Nightly => {

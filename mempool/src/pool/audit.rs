@@ -8,8 +8,9 @@ use core::ptr::NonNull;
 use super::core::Core;
 use super::lifetime::Pin;
 use crate::AuditError;
+use crate::debug;
 use crate::magazine::Magazine;
-use crate::slot::{CLOSED, Hold};
+use crate::slot::{CLOSED, Slot};
 
 /// An object that is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,12 +36,7 @@ impl Core {
     /// For the pool's caches the others cannot work meanwhile; the lock keeps away those who have none.
     fn stopped<R>(&self, look: impl FnOnce(&Self) -> R) -> Option<R> {
         let pin = Pin::new(self);
-        self.thread_slots().for_each(|owned| owned.slot.close(CLOSED));
-        let stopped = self.mode.heavy();
-        let result = stopped.then(|| {
-            self.thread_slots().for_each(|owned| owned.slot.wait());
-            look(self)
-        });
+        let result = self.keep_out(CLOSED, &pin).then(|| look(self));
         self.thread_slots().for_each(|owned| owned.slot.open());
         drop(pin);
         result
@@ -89,8 +85,8 @@ impl Core {
         };
         let slots = self.thread_slots().map(|owned| &owned.slot).chain([&self.shared]);
         for slot in slots {
-            // SAFETY: all others are stopped, and we hold the lock.
-            unsafe { Hold::exclusive(NonNull::from(slot)) }.visit(&mut visit);
+            // SAFETY: all others are stopped, and we hold the lock. It is only looked at.
+            unsafe { Slot::of_another(NonNull::from(slot)) }.visit(&mut visit);
         }
         // SAFETY: all others are stopped.
         unsafe {
@@ -122,7 +118,13 @@ impl Core {
                 let counted = counts.free + counts.cached;
                 return Err(AuditError::Sum { pool: pool(), counted, found: inventory.found });
             }
-            Ok(())
+            if !debug::ACTIVE {
+                return Ok(());
+            }
+            core.placement.iter().try_for_each(|(index, object, ..)| {
+                // SAFETY: an object of the pool; if it is in a magazine, nobody gets it while all are stopped.
+                unsafe { core.check(index, object, inventory.free[index] == 1) }
+            })
         })
         .unwrap_or_else(|| Err(AuditError::NotStopped { pool: pool() }))
     }

@@ -16,10 +16,29 @@ use crate::debug::Ledger;
 use crate::depot::Depot;
 use crate::magazine::{Block, Find, Magazine};
 use crate::placement::Placement;
-use crate::slot::{Hold, OwnedSlot, Slot};
-use crate::sync::{AtomicPtr, AtomicUsize, Lock, Ordering};
-use crate::thread::{self, MAX_THREADS};
+use crate::slot::{Hold, MAGAZINES, OwnedSlot, Slot};
+use crate::sync::{AtomicBool, AtomicPtr, AtomicUsize, Lock, Ordering};
+use crate::thread::{self, MAX_THREADS, NUMBERS};
 use crate::{Exhausted, Memory, PoolError};
+
+/// Cache handles that a pool can have at a time.
+#[cfg(not(loom))]
+pub(super) const MAX_CACHES: usize = 256;
+#[cfg(loom)]
+pub(super) const MAX_CACHES: usize = 1;
+
+/// The place of a cache handle.
+#[derive(Debug)]
+struct CacheEntry {
+    slot: AtomicPtr<OwnedSlot>,
+    taken: AtomicBool,
+}
+
+impl Default for CacheEntry {
+    fn default() -> Self {
+        Self { slot: AtomicPtr::new(core::ptr::null_mut()), taken: AtomicBool::new(false) }
+    }
+}
 
 /// Ends the life of what is in an object, before the pool's memory is freed.
 pub(crate) type DropObject = unsafe fn(NonNull<u8>);
@@ -27,18 +46,24 @@ pub(crate) type DropObject = unsafe fn(NonNull<u8>);
 /// A pool. Reached through handles and from objects in use; when it ends, `lifetime` says.
 #[derive(Debug)]
 pub(super) struct Core {
-    /// By thread number; null where a thread has not called yet. First, so that the fast path finds it
-    /// without an offset.
-    slots: [AtomicPtr<OwnedSlot>; MAX_THREADS],
-    /// No slot has a number at or above this.
+    /// By thread number; null where a thread has not called yet, and for the numbers that mean no slot. First,
+    /// so that the fast path finds it without an offset.
+    slots: [AtomicPtr<OwnedSlot>; NUMBERS],
+    /// No slot of a thread has a number at or above this.
     used: AtomicUsize,
+    /// Slots of cache handles.
+    caches: [CacheEntry; MAX_CACHES],
+    /// No slot of a cache handle has a number at or above this.
+    used_caches: AtomicUsize,
     pub(super) depot: Depot,
     /// For threads without one of their own; under the lock only.
     pub(super) shared: Slot,
     pub(super) lock: Lock,
     pub(super) life: Life,
     pub(super) mode: Mode,
-    /// Magazines 0 to K - 1 begin in the depot, K and K + 1 in the shared slot.
+    /// Objects that the pool itself put into the depot.
+    filled: AtomicUsize,
+    /// Magazines 0 to K - 1 begin in the depot, the rest in the shared slot.
     magazines: Block,
     pub(super) base_magazines: u32,
     pub(super) config: PoolConfig,
@@ -53,10 +78,15 @@ impl Find for Core {
         match number.checked_sub(self.base_magazines) {
             None => self.magazines.get(number),
             Some(extra) => {
-                let slot = self.slots[extra as usize / 2].load(Ordering::Acquire);
+                let index = extra as usize / MAGAZINES;
+                let slot = match index.checked_sub(MAX_THREADS) {
+                    None => &self.slots[index],
+                    Some(index) => &self.caches[index].slot,
+                };
+                let slot = slot.load(Ordering::Acquire);
                 // SAFETY: magazine numbers from here on are given out when a slot is made, which is never
                 // freed before the pool; the number came from a magazine, so its slot is there.
-                unsafe { (*slot).magazines.get(extra % 2) }
+                unsafe { (*slot).magazines.get(extra % MAGAZINES as u32) }
             }
         }
     }
@@ -67,34 +97,37 @@ impl Core {
     pub(super) fn new(config: PoolConfig, memory: Vec<Box<dyn Memory>>) -> Result<Box<Self>, PoolError> {
         config.check()?;
         let stride = config.stride().unwrap_or(usize::MAX);
-        let placement =
-            Placement::new(&memory, config.count(), config.object_size(), stride, config.alignment());
+        let (placement, ledger) = Ledger::place(&config, &memory)?;
         if placement.count() < config.count() {
             return Err(PoolError::TooSmall {
                 name: config.name().into(),
                 count: config.count(),
                 stride,
-                needed: config.memory_len().saturating_add(Placement::skew(&memory, config.alignment())),
+                needed: config.least_len().saturating_add(Placement::skew(&memory, config.alignment())),
                 found: memory.iter().map(|piece| piece.len()).sum(),
                 fit: placement.count(),
             });
         }
         let capacity = config.magazine();
         let full = u32::try_from(config.magazines()).map_err(|_| config.no_tables())?;
-        let magazines = Block::new(full + 2, capacity, 0).ok_or_else(|| config.no_tables())?;
+        let base_magazines = full + MAGAZINES as u32;
+        let magazines = Block::new(base_magazines, capacity, 0).ok_or_else(|| config.no_tables())?;
         let mode = Mode::obtain();
-        let ends = [magazines.get(full), magazines.get(full + 1)];
+        let ends = core::array::from_fn(|nth| magazines.get(full + nth as u32));
         Ok(Box::new(Self {
             slots: core::array::from_fn(|_| AtomicPtr::new(core::ptr::null_mut())),
             used: AtomicUsize::new(0),
+            caches: core::array::from_fn(|_| CacheEntry::default()),
+            used_caches: AtomicUsize::new(0),
             depot: Depot::new(),
             shared: Slot::new(mode, capacity as u32, ends),
             lock: Lock::new(),
             life: Life::new(),
             mode,
+            filled: AtomicUsize::new(0),
             magazines,
-            base_magazines: full + 2,
-            ledger: Ledger::new(config.count()),
+            base_magazines,
+            ledger,
             config,
             placement,
             drop_object: None,
@@ -117,6 +150,7 @@ impl Core {
                 Magazine::written(magazine);
                 self.depot.full.push(self, magazine, objects.len() as u32);
             }
+            self.filled.fetch_add(objects.len(), Ordering::Relaxed);
         }
     }
 
@@ -126,13 +160,11 @@ impl Core {
     /// `core` lives.
     #[inline(always)]
     unsafe fn own_slot(core: NonNull<Self>) -> Option<NonNull<Slot>> {
-        let number = thread::current();
-        if number >= MAX_THREADS {
-            return None;
-        }
-        // SAFETY: the pool lives, and the number is within the table. Only this thread makes its slot, so it
-        // sees it.
-        let slot = unsafe { (&raw const (*core.as_ptr()).slots).cast::<AtomicPtr<OwnedSlot>>().add(number) };
+        // SAFETY: the pool lives, and the table is as long as there are numbers. Only this thread makes its
+        // slot, so it sees it.
+        let slot = unsafe {
+            (&raw const (*core.as_ptr()).slots).cast::<AtomicPtr<OwnedSlot>>().add(thread::current())
+        };
         // SAFETY: as above. The slot is the first field of what the pointer points to.
         NonNull::new(unsafe { (*slot).load(Ordering::Relaxed) }).map(NonNull::cast)
     }
@@ -148,7 +180,7 @@ impl Core {
         unsafe {
             match Self::own_slot(core) {
                 Some(slot) if Slot::get(slot, out, n) => Ok(()),
-                _ => Self::get_slowly(core, out, n),
+                own => Self::get_slowly(core, own, out, n),
             }
         }
     }
@@ -163,16 +195,23 @@ impl Core {
         unsafe {
             match Self::own_slot(core) {
                 Some(slot) if Slot::put(slot, objects, n) => {}
-                _ => Self::put_slowly(core, objects, n),
+                own => Self::put_slowly(core, own, objects, n),
             }
         }
     }
 
+    /// Gets through the slot `own`, or, without one, through the thread's.
+    ///
     /// # Safety
-    /// As for `get`.
+    /// As for `get`; `own` is a slot of the pool that is the caller's.
     #[cold]
     #[inline(never)]
-    unsafe fn get_slowly(core: NonNull<Self>, out: *mut NonNull<u8>, n: usize) -> Result<(), Exhausted> {
+    pub(super) unsafe fn get_slowly(
+        core: NonNull<Self>,
+        own: Option<NonNull<Slot>>,
+        out: *mut NonNull<u8>,
+        n: usize,
+    ) -> Result<(), Exhausted> {
         if n == 0 {
             return Ok(());
         }
@@ -183,8 +222,8 @@ impl Core {
         }
         // SAFETY: the slot is this thread's, and lives as the pool does; `out` has room.
         unsafe {
-            if let Some(slot) = Self::own_slot(core)
-                && let Ok(own) = Slot::enter(slot)
+            if let Some(slot) = own
+                && let Some(own) = Slot::enter(slot)
                 && own.get(&this.depot, this, out, n)
             {
                 return Ok(());
@@ -193,24 +232,31 @@ impl Core {
             if this.life.is_closing() {
                 return Err(Exhausted);
             }
-            let own = this.slot_under_lock(&pin);
+            let own = this.slot_under_lock(&pin, own);
             if own.get(&this.depot, this, out, n) { Ok(()) } else { this.reclaim(&pin, &own, out, n) }
         }
     }
 
+    /// Puts through the slot `own`, or, without one, through the thread's.
+    ///
     /// # Safety
-    /// As for `put`.
+    /// As for `put`; `own` is a slot of the pool that is the caller's.
     #[cold]
     #[inline(never)]
-    unsafe fn put_slowly(core: NonNull<Self>, objects: *const NonNull<u8>, n: usize) {
+    pub(super) unsafe fn put_slowly(
+        core: NonNull<Self>,
+        own: Option<NonNull<Slot>>,
+        objects: *const NonNull<u8>,
+        n: usize,
+    ) {
         if n == 0 {
             return;
         }
         // SAFETY: the pool lives until the objects are counted home, which is the last step.
         unsafe {
             let this = core.as_ref();
-            if let Some(slot) = Self::own_slot(core)
-                && let Ok(own) = Slot::enter(slot)
+            if let Some(slot) = own
+                && let Some(own) = Slot::enter(slot)
             {
                 own.put(&this.depot, this, objects, n);
                 this.life.used();
@@ -218,7 +264,7 @@ impl Core {
             }
             let pin = Pin::new(this);
             if !this.life.is_closing() {
-                this.slot_under_lock(&pin).put(&this.depot, this, objects, n);
+                this.slot_under_lock(&pin, own).put(&this.depot, this, objects, n);
                 return;
             }
             drop(pin);
@@ -226,40 +272,90 @@ impl Core {
         }
     }
 
-    /// This thread's slot, made now if it has none and may have one; else the shared one.
-    fn slot_under_lock(&self, pin: &Pin<'_>) -> Hold {
+    /// The slot `own`; without one, this thread's, made now if it may have one; else the shared one.
+    fn slot_under_lock(&self, pin: &Pin<'_>, own: Option<NonNull<Slot>>) -> Hold {
         debug_assert!(pin.is_of(self), "the lock of another pool");
-        let number = if self.config.cache_size() > 0 { thread::assign() } else { None };
-        let slot = number.and_then(|number| self.make_slot(number)).unwrap_or(NonNull::from(&self.shared));
-        // SAFETY: we hold the lock, so nobody else uses the shared slot, and no gate but ours to open is
-        // closed: the own slot is used by its thread only, which is this one.
-        unsafe { Hold::exclusive(slot) }
+        let assign = || if self.config.cache_size() > 0 { thread::assign() } else { None };
+        let slot = own.or_else(|| self.make_slot(assign()?)).unwrap_or(NonNull::from(&self.shared));
+        // SAFETY: we hold the lock, and the slot is the caller's own or the shared one; it lives as the pool
+        // does.
+        unsafe { Slot::own(slot) }
     }
 
     fn make_slot(&self, number: usize) -> Option<NonNull<Slot>> {
-        let entry = &self.slots[number];
+        let slot = self.fill_entry(&self.slots[number], number)?;
+        self.used.fetch_max(number + 1, Ordering::Release);
+        Some(slot)
+    }
+
+    /// The slot in this entry, made now if there is none. Under the pool's lock.
+    fn fill_entry(&self, entry: &AtomicPtr<OwnedSlot>, number: usize) -> Option<NonNull<Slot>> {
         let mut slot = entry.load(Ordering::Relaxed);
         if slot.is_null() {
-            let first = self.base_magazines + 2 * number as u32;
+            let first = self.base_magazines + (MAGAZINES * number) as u32;
             slot = Box::into_raw(OwnedSlot::new(self.mode, self.config.magazine() as u32, first)?);
             // Release: who reads the pointer sees the slot and its magazines.
             entry.store(slot, Ordering::Release);
-            self.used.fetch_max(number + 1, Ordering::Release);
         }
         NonNull::new(slot.cast())
     }
 
-    /// The slots of all threads that ever called.
+    /// A slot for a cache handle, and the number of its entry; none if all are taken, the heap has no room, or
+    /// the pool has no caches.
+    pub(super) fn take_cache(&self) -> Option<(usize, NonNull<Slot>)> {
+        if self.config.cache_size() == 0 {
+            return None;
+        }
+        let _pin = Pin::new(self);
+        // Acquire: what the last owner did to the slot is seen.
+        let index = self.caches.iter().position(|entry| !entry.taken.load(Ordering::Acquire))?;
+        let slot = self.fill_entry(&self.caches[index].slot, MAX_THREADS + index)?;
+        self.caches[index].taken.store(true, Ordering::Relaxed);
+        self.used_caches.fetch_max(index + 1, Ordering::Release);
+        Some((index, slot))
+    }
+
+    /// Gives the slot of a cache handle back, with what is in it: the next handle takes it over, and until
+    /// then others reclaim what is there.
+    pub(super) fn give_cache(&self, index: usize) {
+        self.caches[index].taken.store(false, Ordering::Release);
+    }
+
+    /// Closes all gates and waits until the owners have left. False if the kernel refused the barrier: owners may
+    /// be in their slots without our seeing it.
+    #[must_use]
+    pub(super) fn keep_out(&self, how: usize, pin: &Pin<'_>) -> bool {
+        debug_assert!(pin.is_of(self), "the lock of another pool");
+        self.thread_slots().for_each(|owned| owned.slot.close(how));
+        let kept_out = self.mode.heavy();
+        if kept_out {
+            self.thread_slots().for_each(|owned| owned.slot.wait());
+        }
+        kept_out
+    }
+
+    /// The slots of all threads that ever called, and of all cache handles that ever were.
     pub(super) fn thread_slots(&self) -> impl Iterator<Item = &OwnedSlot> {
         let used = self.used.load(Ordering::Acquire);
+        let used_caches = self.used_caches.load(Ordering::Acquire);
+        let caches = self.caches[..used_caches].iter().map(|entry| &entry.slot);
+        let slots = self.slots[..used].iter().chain(caches);
         // SAFETY: a slot lives as long as the pool, and is changed through atomics only.
-        self.slots[..used].iter().filter_map(|slot| unsafe { slot.load(Ordering::Acquire).as_ref() })
+        slots.filter_map(|slot| unsafe { slot.load(Ordering::Acquire).as_ref() })
+    }
+
+    /// Objects in the depot; exact when nobody moves some, and below 0 is 0.
+    pub(super) fn in_depot(&self) -> usize {
+        let slots = self.thread_slots().map(|owned| owned.slot.sent());
+        let sum = slots.fold(self.filled.load(Ordering::Relaxed), usize::wrapping_add);
+        let sum = sum.wrapping_add(self.shared.sent());
+        if sum > isize::MAX as usize { 0 } else { sum }
     }
 
     /// Free in the depot or the shared slot, and cached by threads.
     pub(super) fn counts(&self) -> Counts {
         let size = self.config.count();
-        let free = (self.depot.full.objects() + self.shared.len()).min(size);
+        let free = (self.in_depot() + self.shared.len()).min(size);
         let cached: usize = self.thread_slots().map(|owned| owned.slot.len()).sum();
         let cached = cached.min(size - free);
         Counts { size, free, cached, in_use: size - free - cached }
@@ -267,12 +363,12 @@ impl Core {
 
     /// Every magazine of the pool, by number, and where the numbers end.
     pub(super) fn magazine_numbers(&self) -> usize {
-        self.base_magazines as usize + 2 * self.used.load(Ordering::Acquire)
+        self.base_magazines as usize + MAGAZINES * (MAX_THREADS + self.used_caches.load(Ordering::Acquire))
     }
 
     /// Magazines that exist.
     pub(super) fn magazine_count(&self) -> usize {
-        self.base_magazines as usize + 2 * self.thread_slots().count()
+        self.base_magazines as usize + MAGAZINES * self.thread_slots().count()
     }
 }
 
@@ -285,10 +381,10 @@ impl Drop for Core {
                 unsafe { drop_object(object) };
             }
         }
-        for slot in &self.slots {
+        for slot in self.slots.iter().chain(self.caches.iter().map(|entry| &entry.slot)) {
             let slot = slot.load(Ordering::Relaxed);
             if !slot.is_null() {
-                // SAFETY: made by `Box::into_raw` in `make_slot`, and nobody has the pool any more.
+                // SAFETY: made by `Box::into_raw` in `fill_entry`, and nobody has the pool any more.
                 drop(unsafe { Box::from_raw(slot) });
             }
         }

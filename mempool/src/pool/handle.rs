@@ -9,7 +9,7 @@ use core::ptr::NonNull;
 use super::audit::Outstanding;
 use super::config::PoolConfig;
 use super::core::{Core, Counts, DropObject};
-use crate::{AuditError, Exhausted, Memory, PoolError};
+use crate::{AuditError, Exhausted, LeakReport, Memory, PoolError};
 
 /// A pool of untyped objects of one size; a clone is another handle to the same pool.
 ///
@@ -44,7 +44,7 @@ impl RawPool {
     /// [`PoolError::Config`] when a figure is out of range, [`PoolError::TooSmall`] when the memory does not
     /// hold the objects, [`PoolError::Tables`] when the heap has no room for the magazines.
     pub fn new(config: PoolConfig, memory: Vec<Box<dyn Memory>>) -> Result<Self, PoolError> {
-        Self::with_init(config, memory, |_, _| {})
+        Self::with_init(config.forgetful(), memory, |_, _| {})
     }
 
     /// As `new`; `init` is called for every object once, before anyone gets it. Objects keep what is in them
@@ -120,7 +120,12 @@ impl RawPool {
     }
 
     #[inline(always)]
-    fn core(&self) -> &Core {
+    pub(super) fn address(&self) -> NonNull<Core> {
+        self.0
+    }
+
+    #[inline(always)]
+    pub(super) fn core(&self) -> &Core {
         // SAFETY: a pool with a handle lives, and is shared by atomics and the lock.
         unsafe { self.0.as_ref() }
     }
@@ -187,7 +192,8 @@ impl RawPool {
     }
 
     /// Checks that every magazine is in one place, and that what is free are the pool's own objects, each
-    /// once. Other threads' calls wait meanwhile.
+    /// once; in debug builds also the [guards](PoolConfig::guards) of all objects and, with
+    /// [poison](PoolConfig::poison), what is in the free ones. Other threads' calls wait meanwhile.
     ///
     /// # Errors
     /// [`AuditError`] with the first thing found wrong.
@@ -201,6 +207,21 @@ impl RawPool {
     /// [`AuditError`] when the pool is not in order.
     pub fn outstanding(&self) -> Result<Vec<Outstanding>, AuditError> {
         self.core().outstanding()
+    }
+
+    /// The objects in use, counted by the place where they were got: to be printed when there should be none.
+    /// Other threads' calls wait meanwhile.
+    ///
+    /// # Errors
+    /// [`AuditError`] when the pool is not in order.
+    pub fn leaks(&self) -> Result<LeakReport, AuditError> {
+        Ok(self.core().leaks(&self.outstanding()?))
+    }
+
+    /// Whether there are [guards](PoolConfig::guards) around the objects. Never in release builds.
+    #[must_use]
+    pub fn is_guarded(&self) -> bool {
+        self.core().ledger.is_guarded()
     }
 
     /// The pool's name.

@@ -17,7 +17,7 @@
 //! - A put, until it has subtracted its objects: they are among the outstanding. To subtract is the last
 //!   thing it does.
 //! - A get by a [`RawHandle`](crate::RawHandle): its caller keeps an object in use, by contract.
-//! - A put that ends on the fast path: the reset of the slot's `busy` is the last thing it does, and step 1
+//! - A put that ends on the fast path: the reset of the owner's flag is the last thing it does, and step 1
 //!   waits for that.
 //! - A put that took the lock before step 1: it may still be in the lock's release when another thread has
 //!   the lock already. So the lock is taken within a *pin*, a count that is taken down after the release;
@@ -124,26 +124,24 @@ impl Core {
     unsafe fn close(core: NonNull<Self>) {
         // SAFETY: it lives until the bias is taken away, at the end.
         let this = unsafe { core.as_ref() };
-        let guard = this.lock.lock();
+        let pin = Pin::new(this);
         this.life.closing.store(true, Ordering::Relaxed);
-        this.thread_slots().for_each(|owned| owned.slot.close(FINAL));
-        if !this.mode.heavy() {
-            // Owners may be in their slots without our seeing it. To keep the pool for ever is the safe way
-            // out.
+        if !this.keep_out(FINAL, &pin) {
+            // To keep the pool for ever is the safe way out.
             return;
         }
-        this.thread_slots().for_each(|owned| owned.slot.wait());
-        let at_home = this.depot.full.objects()
+        let at_home = this.in_depot()
             + this.shared.len()
             + this.thread_slots().map(|owned| owned.slot.len()).sum::<usize>();
         debug_assert!(at_home <= this.config.count(), "{at_home} of {} are home", this.config.count());
-        drop(guard);
+        drop(pin);
         let mut round = 0;
         while this.life.pins.load(Ordering::Acquire) != 0 {
             relax(round);
             round = round.saturating_add(1);
         }
         let in_use = this.config.count().saturating_sub(at_home);
+        this.tell_leaks(in_use);
         // AcqRel: the end comes after every put's last step.
         let before = this.life.outstanding.fetch_sub(BIAS - in_use, Ordering::AcqRel);
         if before == BIAS - in_use {

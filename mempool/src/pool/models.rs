@@ -257,3 +257,38 @@ fn loom_the_last_two_objects_on_two_threads() {
         assert_eq!(freed.load(Ordering::SeqCst), 1);
     });
 }
+
+/// A cache handle works while another thread takes what is in it; then another handle takes its place over.
+#[test]
+fn loom_a_cache_handle_is_reclaimed_from() {
+    model(3, || {
+        thread::assume(None);
+        let (pool, freed) = pool(2, 1);
+        let mut cache = pool.cache().unwrap();
+        let first = cache.get().unwrap();
+        // SAFETY: in use, and put once.
+        unsafe { cache.put(first) };
+        let other = {
+            let pool = pool.clone();
+            loom::thread::spawn(move || {
+                thread::assume(Some(1));
+                let mine: [_; 1] = get(&pool).expect("one of two is free all the time");
+                put(pool.handle(), Sent(mine));
+            })
+        };
+        let mine = cache.get().expect("one of two is free all the time");
+        // SAFETY: as above.
+        unsafe { cache.put(mine) };
+        drop(cache);
+        let mut cache = pool.cache().unwrap();
+        let mine = cache.get().expect("one of two is free all the time");
+        // SAFETY: as above.
+        unsafe { cache.put(mine) };
+        other.join().unwrap();
+        drop(cache);
+        assert_eq!(pool.counts().in_use, 0);
+        pool.audit().unwrap();
+        drop(pool);
+        assert_eq!(freed.load(Ordering::SeqCst), 1);
+    });
+}

@@ -15,10 +15,10 @@ use core::ptr::NonNull;
 use super::core::Core;
 use super::lifetime::Pin;
 use crate::Exhausted;
-use crate::slot::{CLOSED, Hold, OwnedSlot};
+use crate::slot::{CLOSED, Hold, OwnedSlot, Slot};
 use crate::sync::{Ordering, fence};
 
-/// Opens every gate when it goes.
+/// Opens every gate behind which nothing was touched, when it goes; the others' owners open theirs.
 struct Gates<'a>(&'a Core);
 
 impl Drop for Gates<'_> {
@@ -56,20 +56,18 @@ impl Core {
             let shared = NonNull::from(&self.shared);
             if !own.is(shared) {
                 // SAFETY: the shared slot is used under the lock only, which we hold.
-                taken += unsafe { own.steal(&Hold::exclusive(shared), out.add(taken), n - taken) };
+                taken += unsafe { own.steal(&Slot::own(shared), out.add(taken), n - taken) };
             }
+            // SAFETY: gates that are closed by now were closed by a reclaim before this one, and its barrier
+            // has come since.
+            taken += unsafe { self.steal_behind_gates(own, out.add(taken), n - taken) };
             if taken == n {
                 return Ok(());
             }
             let found = match self.close_gates(own) {
                 Look::Closed => {
-                    for owned in self.thread_slots().filter(|owned| owned.slot.is_closed()) {
-                        owned.slot.wait();
-                        // SAFETY: the gate was closed before a heavy barrier, and the owner has left since.
-                        let from = unsafe { Hold::exclusive(NonNull::from(&owned.slot)) };
-                        // SAFETY: as above.
-                        taken += unsafe { own.steal(&from, out.add(taken), n - taken) };
-                    }
+                    // SAFETY: the barrier has come.
+                    taken += unsafe { self.steal_behind_gates(own, out.add(taken), n - taken) };
                     true
                 }
                 Look::Nothing => self.depot.full.empty_version() != Some(version),
@@ -85,6 +83,24 @@ impl Core {
                 return Err(Exhausted);
             }
         }
+    }
+
+    /// Takes up to `n` objects out of the slots whose gates are closed; says how many.
+    ///
+    /// # Safety
+    /// As for `reclaim`; a heavy barrier has come since any gate was closed.
+    unsafe fn steal_behind_gates(&self, own: &Hold, out: *mut NonNull<u8>, n: usize) -> usize {
+        let mut taken = 0;
+        for OwnedSlot { slot, .. } in self.thread_slots().filter(|owned| owned.slot.is_closed()) {
+            if taken == n {
+                break;
+            }
+            slot.wait();
+            // SAFETY: the gate was closed before a heavy barrier, and the owner has left since; we have the
+            // lock. There is room for `n`.
+            taken += unsafe { own.steal(&Slot::of_another(NonNull::from(slot)), out.add(taken), n - taken) };
+        }
+        taken
     }
 
     /// Closes the gates of slots that look worth it and are not closed yet.

@@ -1,12 +1,12 @@
 //! The right to use a slot: its owner's, or that of the holder of the pool's lock; and what is done with the
-//! two magazines.
+//! magazines.
 
 use core::ptr::NonNull;
 
-use super::Slot;
+use super::{BUSY, GATE, Slot, VOID, copy, state_of};
 use crate::depot::Depot;
 use crate::magazine::{Find, Magazine};
-use crate::sync::{Ordering, fence};
+use crate::sync::{Ordering, fence, store_and_fence};
 
 /// A slot entered by its owner; left on drop.
 #[derive(Debug)]
@@ -22,67 +22,112 @@ impl core::ops::Deref for Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        // SAFETY: the slot lives until `busy` is reset, and is not touched after that.
-        unsafe { (*self.0.0.as_ptr()).busy.store(0, Ordering::Release) };
+        // SAFETY: the slot lives until the flag is reset, and is not touched after that.
+        unsafe {
+            let slot = self.0.slot.as_ptr();
+            let state = (*slot).state.load(Ordering::Relaxed);
+            (*slot).state.store(state & !BUSY, Ordering::Release);
+        }
     }
 }
 
-/// The right to use a slot, which one thread has at a time.
+/// The right to use a slot, which one thread has at a time. Made by `Slot::enter`, `own` and `of_another`.
 #[derive(Debug)]
-pub(crate) struct Hold(pub(super) NonNull<Slot>);
+pub(crate) struct Hold {
+    pub(super) slot: NonNull<Slot>,
+    pub(super) by: By,
+}
 
-/// Which of the two magazines.
+/// Who holds it, which says where the length of the loaded magazine is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum By {
+    /// The owner, within its flag.
+    Entered,
+    /// The owner, under the pool's lock.
+    Owner,
+    /// Another, under the pool's lock, behind a closed gate.
+    Another,
+}
+
+/// Which of the magazines.
 #[derive(Debug, Clone, Copy)]
 enum Place {
     Loaded,
-    Previous,
+    Spare,
 }
 
 impl Hold {
-    /// A hold without entering: under the pool's lock, of the caller's own slot, of the shared one, or of one
-    /// whose gate was closed and whose owner has left.
-    ///
-    /// # Safety
-    /// One of those is the case, and stays so as long as the hold is used; the slot lives.
-    pub(crate) unsafe fn exclusive(slot: NonNull<Slot>) -> Self {
-        Self(slot)
-    }
-
     /// Whether it is of this slot.
     pub(crate) fn is(&self, slot: NonNull<Slot>) -> bool {
-        self.0 == slot
+        self.slot == slot
     }
 
     fn slot(&self) -> &Slot {
         // SAFETY: who made the hold said that the slot lives as long as the hold is used.
-        unsafe { self.0.as_ref() }
+        unsafe { self.slot.as_ref() }
     }
 
     fn magazine(&self, place: Place) -> (NonNull<Magazine>, u32) {
         let slot = self.slot();
         let (magazine, len) = match place {
-            Place::Loaded => (&slot.loaded, &slot.loaded_len),
-            Place::Previous => (&slot.previous, &slot.previous_len),
+            Place::Loaded => (&slot.entrance, slot.loaded_len()),
+            Place::Spare => (&slot.spare, slot.spare_len.load(Ordering::Relaxed)),
         };
+        let magazine = magazine.load(Ordering::Relaxed).map_addr(|address| address & !GATE);
         // SAFETY: a slot has two magazines from its beginning; the pointers are never null.
-        let magazine = unsafe { NonNull::new_unchecked(magazine.load(Ordering::Relaxed)) };
-        (magazine, len.load(Ordering::Relaxed))
+        (unsafe { NonNull::new_unchecked(magazine) }, len)
     }
 
     fn set(&self, place: Place, (magazine, len): (NonNull<Magazine>, u32)) {
         let slot = self.slot();
-        let (to, to_len) = match place {
-            Place::Loaded => (&slot.loaded, &slot.loaded_len),
-            Place::Previous => (&slot.previous, &slot.previous_len),
-        };
-        to.store(magazine.as_ptr(), Ordering::Relaxed);
-        to_len.store(len, Ordering::Relaxed);
+        match place {
+            Place::Loaded => {
+                // The length first: another's makes the gate void.
+                self.set_loaded_len(len);
+                // A gate that another closes meanwhile stays closed.
+                slot.set_entrance(|entrance| {
+                    magazine.as_ptr().map_addr(|address| address | entrance.addr() & GATE)
+                });
+            }
+            Place::Spare => {
+                slot.spare.store(magazine.as_ptr(), Ordering::Relaxed);
+                slot.spare_len.store(len, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn set_loaded_len(&self, len: u32) {
+        let slot = self.slot();
+        let state = state_of(len, slot.capacity);
+        match self.by {
+            By::Entered => slot.state.store(state | BUSY, Ordering::Relaxed),
+            By::Owner => slot.state.store(state, Ordering::Relaxed),
+            By::Another => {
+                slot.void_len.store(len, Ordering::Relaxed);
+                slot.set_gate(|gate| gate | VOID);
+            }
+        }
     }
 
     fn swap(&self) {
-        let (loaded, previous) = (self.magazine(Place::Loaded), self.magazine(Place::Previous));
-        self.set(Place::Loaded, previous);
-        self.set(Place::Previous, loaded);
+        let (loaded, spare) = (self.magazine(Place::Loaded), self.magazine(Place::Spare));
+        self.set(Place::Loaded, spare);
+        self.set(Place::Spare, loaded);
+    }
+
+    /// Loads `magazine`, makes what was loaded the spare one, and returns what was that.
+    fn rotate(&self, magazine: (NonNull<Magazine>, u32)) -> (NonNull<Magazine>, u32) {
+        let out = self.magazine(Place::Spare);
+        self.set(Place::Spare, self.magazine(Place::Loaded));
+        self.set(Place::Loaded, magazine);
+        out
+    }
+
+    /// Counts objects that went to the depot, or (negative) came from there.
+    fn count_sent(&self, objects: isize) {
+        let sent = &self.slot().sent;
+        // Only the holder writes it: no read-modify-write is needed.
+        sent.store(sent.load(Ordering::Relaxed).wrapping_add_signed(objects), Ordering::Relaxed);
     }
 
     /// Takes up to `n` objects out of the loaded magazine; says how many.
@@ -97,9 +142,9 @@ impl Hold {
         // there is room.
         unsafe {
             Magazine::read(magazine);
-            out.copy_from_nonoverlapping(Magazine::objects(magazine).add(left), taken);
+            copy(Magazine::objects(magazine).add(left), out, taken, self.slot().wide);
         }
-        self.set(Place::Loaded, (magazine, left as u32));
+        self.set_loaded_len(left as u32);
         taken
     }
 
@@ -107,17 +152,21 @@ impl Hold {
     /// objects (`pool::reclaim`): if it does not see this, then we see the depot as it left it, and what we
     /// take from there or bring changes the depot's version after it looked.
     fn begin_move(&self) {
-        self.count_move();
-        fence(Ordering::SeqCst);
+        let moving = &self.slot().moving;
+        // Only the holder writes it.
+        store_and_fence(moving, moving.load(Ordering::Relaxed).wrapping_add(1));
+    }
+
+    /// As `begin_move`, for what stays within the slot: the depot is not concerned, and it is enough that who
+    /// sees one of the new lengths sees that something moves.
+    fn begin_swap(&self) {
+        let moving = &self.slot().moving;
+        moving.store(moving.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        fence(Ordering::Release);
     }
 
     fn end_move(&self) {
-        self.count_move();
-    }
-
-    fn count_move(&self) {
         let moving = &self.slot().moving;
-        // Only the holder writes it: no read-modify-write is needed.
         moving.store(moving.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
     }
 
@@ -132,11 +181,14 @@ impl Hold {
         out: *mut NonNull<u8>,
         n: usize,
     ) -> bool {
-        // A thread that finds the pool dry again and again must not look as if it moved something.
-        if n > self.slot().len() && depot.full.is_empty() {
+        if n <= self.slot().len() {
+            self.begin_swap();
+        } else if depot.full.is_empty() {
+            // A thread that finds the pool dry again and again must not look as if it moved something.
             return false;
+        } else {
+            self.begin_move();
         }
-        self.begin_move();
         // SAFETY: as the caller says; what was taken is given back where it came from.
         let all = unsafe {
             let taken = self.take(depot, table, out, n);
@@ -169,15 +221,15 @@ impl Hold {
                 return n;
             }
             // The loaded magazine is empty.
-            if self.magazine(Place::Previous).1 > 0 {
+            if self.magazine(Place::Spare).1 > 0 {
                 self.swap();
                 continue;
             }
             let Some(full) = depot.full.pop(table) else { return taken };
-            // SAFETY: the previous magazine is empty, ours, and replaced in the next step.
-            unsafe { depot.empty.push(table, self.magazine(Place::Previous).0, 0) };
-            self.set(Place::Previous, self.magazine(Place::Loaded));
-            self.set(Place::Loaded, full);
+            self.count_sent(-(full.1 as isize));
+            let (empty, _) = self.rotate(full);
+            // SAFETY: it is empty, and was ours until it was rotated out.
+            unsafe { depot.empty.push(table, empty, 0) };
         }
     }
 
@@ -186,7 +238,12 @@ impl Hold {
     /// # Safety
     /// `objects` are `n` of the pool's, in use and the caller's; `depot` and `table` are the pool's.
     pub(crate) unsafe fn put(&self, depot: &Depot, table: &impl Find, objects: *const NonNull<u8>, n: usize) {
-        self.begin_move();
+        let slot = self.slot();
+        if n <= 2 * slot.capacity as usize - slot.len() {
+            self.begin_swap();
+        } else {
+            self.begin_move();
+        }
         // SAFETY: as the caller says.
         unsafe { self.give(depot, table, objects, n) };
         self.end_move();
@@ -213,16 +270,15 @@ impl Hold {
             unsafe {
                 Magazine::written(magazine);
                 let to = Magazine::objects(magazine).add(len as usize);
-                to.copy_from_nonoverlapping(objects.add(given), now);
+                copy(objects.add(given), to, now, self.slot().wide);
             }
-            self.set(Place::Loaded, (magazine, len + now as u32));
+            self.set_loaded_len(len + now as u32);
             given += now;
             if given == n {
                 return;
             }
             // The loaded magazine is full.
-            let previous = self.magazine(Place::Previous);
-            if previous.1 < capacity {
+            if self.magazine(Place::Spare).1 < capacity {
                 self.swap();
                 continue;
             }
@@ -232,10 +288,10 @@ impl Hold {
                 debug_assert!(false, "no empty magazine for {} objects", n - given);
                 return;
             };
-            // SAFETY: the previous magazine is full, ours, and replaced in the next step.
-            unsafe { depot.full.push(table, previous.0, previous.1) };
-            self.set(Place::Previous, self.magazine(Place::Loaded));
-            self.set(Place::Loaded, empty);
+            let (full, len) = self.rotate(empty);
+            self.count_sent(len as isize);
+            // SAFETY: it is full, and was ours until it was rotated out.
+            unsafe { depot.full.push(table, full, len) };
         }
     }
 
@@ -248,11 +304,11 @@ impl Hold {
     pub(crate) unsafe fn steal(&self, from: &Self, out: *mut NonNull<u8>, n: usize) -> usize {
         let mut taken = 0;
         while taken < n {
-            // The previous one first: the owner works with the loaded one.
-            let place = match (from.magazine(Place::Previous).1, from.magazine(Place::Loaded).1) {
+            // The spare one first: the owner works with the loaded one.
+            let place = match (from.magazine(Place::Spare).1, from.magazine(Place::Loaded).1) {
                 (0, 0) => break,
                 (0, _) => Place::Loaded,
-                _ => Place::Previous,
+                _ => Place::Spare,
             };
             let theirs = from.magazine(place);
             from.set(place, self.magazine(Place::Loaded));
@@ -265,7 +321,7 @@ impl Hold {
 
     /// Visits both magazines with their lengths.
     pub(crate) fn visit(&self, mut visit: impl FnMut(NonNull<Magazine>, u32)) {
-        for place in [Place::Loaded, Place::Previous] {
+        for place in [Place::Loaded, Place::Spare] {
             let (magazine, len) = self.magazine(place);
             visit(magazine, len);
         }

@@ -10,8 +10,8 @@ use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use crate::{
-    AuditError, Batch, Counts, Exhausted, HeapMemory, Memory, OnDevice, Outstanding, PoolConfig, PoolError,
-    RawPool,
+    AuditError, Batch, Counts, Exhausted, HeapMemory, LeakReport, Memory, OnDevice, Outstanding, PoolConfig,
+    PoolError, RawPool,
 };
 
 #[cfg(feature = "bytes")]
@@ -220,6 +220,14 @@ impl<T: Poolable + ?Sized> Pool<T> {
     /// [`AuditError`] when the pool is not in order.
     pub fn outstanding(&self) -> Result<Vec<Outstanding>, AuditError> {
         self.raw.outstanding()
+    }
+
+    /// As [`RawPool::leaks`].
+    ///
+    /// # Errors
+    /// [`AuditError`] when the pool is not in order.
+    pub fn leaks(&self) -> Result<LeakReport, AuditError> {
+        self.raw.leaks()
     }
 
     /// The pool's name: that of the type, unless it was given one.

@@ -14,6 +14,9 @@ use wirerate_tests::repository::{self, metadata};
 
 /// Time for a run that builds a part of the workspace anew.
 const LONG: Duration = Duration::from_secs(1200);
+/// What of the pool's tests runs under valgrind, and how many there are at least; and in the library itself.
+const POOL_TESTS: [(&str, u64); 4] = [("raw", 15), ("typed", 5), ("guards", 15), ("ring", 20)];
+const LIBRARY_TESTS: u64 = 20;
 /// Time for an example.
 const EXAMPLE: Duration = Duration::from_secs(300);
 
@@ -21,6 +24,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("checks::loom_models_of_the_pool_hold", &[], loom),
         trial("checks::pool_and_mbufs_pass_under_address_sanitizer", &[Need::Nightly], address_sanitizer),
+        trial("checks::the_pool_passes_under_valgrind", &[Need::Valgrind], valgrind),
         trial("checks::the_pool_builds_without_std", &[], without_std),
         trial("checks::examples_run_as_they_say", &[], examples),
         trial("checks::dependencies_point_down", &[], arrows),
@@ -74,6 +78,40 @@ fn address_sanitizer() -> Result<()> {
         command.env_remove(variable);
     }
     passed(&program::run(command, LONG)?).map(drop)
+}
+
+/// The tests of the pool in a debug build, with many threads and with misuse; but for those against a model,
+/// which would take minutes.
+fn valgrind() -> Result<()> {
+    let mut command = repository::cargo()?;
+    command.env("CARGO_TARGET_DIR", repository::target()?.join("valgrind"));
+    command.args(["test", "-p", "wirerate-mempool", "--lib", "--no-run"]);
+    command.args(["--message-format", "json-render-diagnostics"]);
+    command.args(POOL_TESTS.iter().flat_map(|(name, _)| ["--test", name]));
+    let built = program::run(command, LONG)?;
+    built.expect_code(0)?;
+    let mut run = 0;
+    for message in built.stdout.lines().map(serde_json::from_str::<Value>) {
+        let message = message.context("cargo printed no JSON")?;
+        let (Some(name), Some(file)) = (message["target"]["name"].as_str(), message["executable"].as_str())
+        else {
+            continue;
+        };
+        let least =
+            POOL_TESTS.iter().find(|(one, _)| *one == name).map_or(LIBRARY_TESTS, |(_, least)| *least);
+        let mut command = Command::new("valgrind");
+        command.args(["--quiet", "--error-exitcode=1", "--leak-check=full"]);
+        // The harness of the tests leaves some bytes behind that are possibly lost.
+        command.args(["--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"]);
+        // One thread runs at a time under valgrind. In turns, lest one that waits for another keeps it from
+        // running.
+        command.args(["--fair-sched=yes", file, "--test-threads=1"]);
+        let passed = passed(&program::run(command, LONG)?)?;
+        ensure!(passed >= least, "{name} ran {passed} tests, and {least} are expected at least");
+        run += 1;
+    }
+    ensure!(run == POOL_TESTS.len() + 1, "{run} programs ran, and not {POOL_TESTS:?} and the library's");
+    Ok(())
 }
 
 fn without_std() -> Result<()> {

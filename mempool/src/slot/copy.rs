@@ -1,0 +1,143 @@
+//! Copies of objects' addresses, which are all that a get or a put does besides its bookkeeping.
+//!
+//! In blocks of fixed size, and so in line where the number is a constant: a call of `memcpy` for a burst takes
+//! longer than the copy itself. What bounds a copy is how many stores the processor takes in a cycle, so the
+//! widest registers are used. A program is commonly compiled for any x86-64 processor, which has 16 bytes in a
+//! register; nearly all there are have 32 (AVX). To call a function that was compiled for those would cost as
+//! much as it gains: such a function is not inlined into one that was not. So the wide copy is in assembly,
+//! which is, and whether the processor has it is asked when a slot is made.
+
+use core::ptr::NonNull;
+
+/// Whether the processor has 32-byte registers, and the program was not compiled for them anyway.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wide(bool);
+
+impl Wide {
+    pub(super) fn detect() -> Self {
+        #[cfg(all(feature = "std", target_arch = "x86_64", not(target_feature = "avx"), not(loom)))]
+        return Self(std::arch::is_x86_feature_detected!("avx"));
+        #[cfg(not(all(feature = "std", target_arch = "x86_64", not(target_feature = "avx"), not(loom))))]
+        Self(false)
+    }
+}
+
+/// Copies `n` objects' addresses.
+///
+/// # Safety
+/// `from` has `n`, `to` has room for `n`, and they do not overlap.
+#[inline(always)]
+pub(super) unsafe fn copy(from: *const NonNull<u8>, to: *mut NonNull<u8>, n: usize, wide: Wide) {
+    #[cfg(all(target_arch = "x86_64", not(target_feature = "avx"), not(loom)))]
+    if n >= BLOCK && wide.0 {
+        // SAFETY: as the caller says; the processor has AVX, as was asked.
+        unsafe { copy_wide(from, to, n) };
+        return;
+    }
+    let _ = wide;
+    // SAFETY: as the caller says.
+    unsafe { copy_blocks(from, to, 0, n) };
+}
+
+/// Objects of a block: a cache line of their addresses.
+const BLOCK: usize = 8;
+
+/// Copies from `done` on.
+///
+/// # Safety
+/// As for `copy`.
+#[inline(always)]
+unsafe fn copy_blocks(from: *const NonNull<u8>, to: *mut NonNull<u8>, mut done: usize, n: usize) {
+    // SAFETY: every block, and the rest, is within the `n`.
+    unsafe {
+        while done + BLOCK <= n {
+            // In two halves, lest the compiler takes the loop for a `memcpy`.
+            let (from, to) = (from.add(done), to.add(done));
+            to.copy_from_nonoverlapping(from, BLOCK / 2);
+            to.add(BLOCK / 2).copy_from_nonoverlapping(from.add(BLOCK / 2), BLOCK / 2);
+            done += BLOCK;
+        }
+        while done < n {
+            to.add(done).write(from.add(done).read());
+            done += 1;
+        }
+    }
+}
+
+/// As `copy`, 32 bytes at a time.
+///
+/// # Safety
+/// As for `copy`, and the processor has AVX.
+#[cfg(all(target_arch = "x86_64", not(target_feature = "avx"), not(loom)))]
+#[inline(always)]
+unsafe fn copy_wide(from: *const NonNull<u8>, to: *mut NonNull<u8>, n: usize) {
+    use core::arch::asm;
+    let mut done = 0;
+    while done + 2 * BLOCK <= n {
+        // SAFETY: 128 bytes are read and written within the `n`. Only the lower halves of the registers are
+        // known to the compiler, as the program is not compiled for AVX; they are declared.
+        unsafe {
+            asm!(
+                "vmovdqu ymm0, [{from}]",
+                "vmovdqu ymm1, [{from} + 32]",
+                "vmovdqu ymm2, [{from} + 64]",
+                "vmovdqu ymm3, [{from} + 96]",
+                "vmovdqu [{to}], ymm0",
+                "vmovdqu [{to} + 32], ymm1",
+                "vmovdqu [{to} + 64], ymm2",
+                "vmovdqu [{to} + 96], ymm3",
+                from = in(reg) from.add(done),
+                to = in(reg) to.add(done),
+                out("xmm0") _,
+                out("xmm1") _,
+                out("xmm2") _,
+                out("xmm3") _,
+                options(nostack, preserves_flags)
+            );
+        }
+        done += 2 * BLOCK;
+    }
+    if done + BLOCK <= n {
+        // SAFETY: as above, of 64 bytes.
+        unsafe {
+            asm!(
+                "vmovdqu ymm0, [{from}]",
+                "vmovdqu ymm1, [{from} + 32]",
+                "vmovdqu [{to}], ymm0",
+                "vmovdqu [{to} + 32], ymm1",
+                from = in(reg) from.add(done),
+                to = in(reg) to.add(done),
+                out("xmm0") _,
+                out("xmm1") _,
+                options(nostack, preserves_flags)
+            );
+        }
+        done += BLOCK;
+    }
+    // SAFETY: clears the upper halves, which the compiler does not know: instructions on 16 bytes that come
+    // later would wait for them on some processors.
+    unsafe { asm!("vzeroupper", options(nomem, nostack, preserves_flags)) };
+    // SAFETY: the rest is within the `n`.
+    unsafe { copy_blocks(from, to, done, n) };
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+
+    #[test]
+    fn all_are_copied_and_nothing_else_is_written() {
+        let from: Vec<_> = (1..=200_usize).map(|n| NonNull::new(n as *mut u8).unwrap()).collect();
+        for wide in [Wide(false), Wide::detect()] {
+            for n in 0..=150 {
+                let mut to = [NonNull::<u8>::dangling(); 160];
+                // SAFETY: both are longer than 5 + `n`.
+                unsafe { copy(from.as_ptr().add(3), to.as_mut_ptr().add(5), n, wide) };
+                assert_eq!(to[5..5 + n], from[3..3 + n]);
+                assert!(to[..5].iter().chain(&to[5 + n..]).all(|place| *place == NonNull::dangling()));
+            }
+        }
+    }
+}
