@@ -1,10 +1,10 @@
 //! Copies a file with io_uring, through a pool of 64 KiB buffers: several reads and writes are in flight and
 //! end in any order, and a buffer that the kernel has cannot be touched (`OnDevice`).
 //!
-//! `cargo run --release -p wirerate-mempool --example copy_file -- FROM TO`
+//! `cargo run --release -p wirerate-mempool --example copy_file`
 //!
-//! Without arguments it makes a file of some MiB, copies it, and compares. Where the kernel or a container
-//! does not allow io_uring, it says so, and what would help, and ends with 1.
+//! makes a file of some MiB, copies it, and compares; with `-- FROM TO` it copies a file of yours. Where the
+//! kernel or a container does not allow io_uring, it says so, and what would help, and ends with 1.
 
 #[cfg(target_os = "linux")]
 mod copier;

@@ -28,7 +28,8 @@ impl Pool<[u8]> {
     pub fn buffers(name: impl Into<String>, count: usize, len: usize) -> Result<Self, PoolError> {
         let config = PoolConfig::new(name, count, len);
         let memory = heap_for(&config)?;
-        Ok(Self::of(RawPool::new(config, memory)?))
+        // Not `RawPool::new`, whose objects need not keep what is in them.
+        Ok(Self::of(RawPool::with_init(config, memory, |_, _| {})?))
     }
 
     /// A pool of buffers in `memory`, which is overwritten by zeros where the buffers are; the
