@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod capture;
+pub mod cgroup;
 pub mod dpdk;
 pub mod exclusive;
 pub mod frames;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use libtest_mimic::{Completion, Failed, Trial};
 
+use crate::cgroup::MemoryCgroup;
 use crate::hugepages::Reservation;
 use crate::namespace::Namespace;
 use crate::program;
@@ -38,6 +39,8 @@ pub enum Need {
     Valgrind,
     /// `script` of util-linux, which gives a program a terminal.
     Script,
+    /// A memory cgroup can be made.
+    MemoryCgroup,
     /// A user without privileges to run a program as: this one, or `setpriv` to become one.
     Unprivileged,
 }
@@ -82,6 +85,7 @@ impl Need {
                     "no nightly toolchain: rustup toolchain install nightly"
                 );
             }
+            Self::MemoryCgroup => drop(MemoryCgroup::new()?),
             Self::Unprivileged => {
                 if is_root() {
                     on_path("setpriv", "util-linux")?;

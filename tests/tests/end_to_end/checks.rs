@@ -15,7 +15,8 @@ use wirerate_tests::repository::{self, metadata};
 /// Time for a run that builds a part of the workspace anew.
 const LONG: Duration = Duration::from_secs(1200);
 /// What of the pool's tests runs under valgrind, and how many there are at least; and in the library itself.
-const POOL_TESTS: [(&str, u64); 4] = [("raw", 15), ("typed", 5), ("guards", 15), ("ring", 20)];
+const POOL_TESTS: [(&str, u64); 7] =
+    [("raw", 15), ("typed", 5), ("guards", 15), ("ring", 20), ("cache", 4), ("elastic", 8), ("buffers", 10)];
 const LIBRARY_TESTS: u64 = 20;
 /// Time for an example.
 const EXAMPLE: Duration = Duration::from_secs(300);

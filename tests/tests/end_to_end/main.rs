@@ -13,6 +13,7 @@ use wirerate_tests::{scratch, transfer};
 mod checks;
 mod cleanup;
 mod files;
+mod memory;
 mod peers;
 mod support;
 mod traffic;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         peers::trials(),
         cleanup::trials(),
         files::trials(),
+        memory::trials(),
         usage::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
