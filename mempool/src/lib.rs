@@ -4,6 +4,8 @@
 //! - [`Pool<T>`] is the same for values of one type, which come home on drop ([`Pooled`]), and, as
 //!   `Pool<[u8]>`, for byte buffers of a length chosen at run time ([`Pool::buffers`]).
 //! - [`device`] hands them to devices: what a device has cannot be touched ([`OnDevice`]).
+//! - [`RawCache`] is a cache that belongs to a value, not to a thread; [`RawPool::elastic`] makes a pool whose
+//!   memory can go and come back.
 //! - [`ring`] moves values between threads, in bulk.
 //! - [`PoolSize`] computes how many objects a pool needs, and explains the sum.
 //!
