@@ -27,7 +27,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     touch_all(&pool)?;
     println!("all used: {} MiB resident", resident(stat.as_deref())?);
 
-    let traffic = Traffic { pool: &pool, stop: AtomicBool::new(false), bursts: AtomicU64::new(0) };
+    let traffic = Traffic {
+        pool: &pool,
+        stop: AtomicBool::new(false),
+        bursts: AtomicU64::new(0),
+        longest: AtomicU64::new(0),
+    };
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| traffic.run());
@@ -51,6 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn shrink_and_grow(traffic: &Traffic<'_>, stat: Option<&str>) -> Result<(), Box<dyn Error>> {
     let pool = traffic.pool;
     traffic.wait_for_bursts(1000);
+    traffic.longest.store(0, Ordering::Relaxed);
     let begun = Instant::now();
     let shrunk = pool.shrink(FLOOR);
     println!(
@@ -62,6 +68,7 @@ fn shrink_and_grow(traffic: &Traffic<'_>, stat: Option<&str>) -> Result<(), Box<
         resident(stat)?
     );
     println!("bursts since: {}", traffic.wait_for_bursts(1000));
+    println!("the longest took {} us", traffic.longest.load(Ordering::Relaxed) / 1000);
     let begun = Instant::now();
     let came = pool.grow(OBJECTS)?;
     println!("grown: {came} objects came in {} us", begun.elapsed().as_micros());
@@ -74,12 +81,15 @@ struct Traffic<'a> {
     pool: &'a RawPool,
     stop: AtomicBool,
     bursts: AtomicU64,
+    /// The longest that a burst took, in nanoseconds, from the get to the end of the put.
+    longest: AtomicU64,
 }
 
 impl Traffic<'_> {
     fn run(&self) {
         let mut burst = [MaybeUninit::uninit(); BURST];
         while !self.stop.load(Ordering::Relaxed) {
+            let begun = Instant::now();
             if self.pool.get_bulk(&mut burst).is_err() {
                 thread::yield_now();
                 continue;
@@ -92,6 +102,7 @@ impl Traffic<'_> {
             }
             // SAFETY: got above, and put once.
             unsafe { self.pool.put_bulk(&objects) };
+            self.longest.fetch_max(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
             self.bursts.fetch_add(1, Ordering::Relaxed);
         }
     }
