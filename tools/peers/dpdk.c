@@ -7,7 +7,7 @@
  *   churn CALLS CACHE KEEP BULK THREADS MS   each thread gets KEEP objects in bulks of BULK and puts them back so
  *   pair CALLS CACHE BULK MS                 one thread gets, another puts, a hand-over between them
  *   ring BULK KIND THREADS MS                an rte_ring, KIND spsc or mpmc; 1 thread: in and out; 2: one in, one out
- *   version                                  DPDK's version, and the size of pages
+ *   version                                  DPDK's version
  *
  * CALLS are "plain", rte_mempool_get_bulk and rte_mempool_put_bulk, which look up the lcore's cache each time, or
  * "cache", rte_mempool_generic_get and rte_mempool_generic_put with the lcore's cache looked up once, as in DPDK's
@@ -427,7 +427,7 @@ int main(int argc, char **argv)
 			else
 				printf("= %.4f\n", 1 / run(ring_in, ring_out, &what, ms));
 		} else if (strncmp(line, "version", 7) == 0) {
-			printf("= %s, %s pages\n", rte_version(), rte_eal_has_hugepages() ? "huge" : "4 KiB");
+			printf("= %s\n", rte_version());
 		} else {
 			printf("= error: not understood: %s", line);
 		}

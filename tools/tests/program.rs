@@ -92,7 +92,15 @@ fn pools_are_compared_without_dpdk_and_what_lacks_is_told() {
     let shown = contest_alone(&[&["mempool", "--only", "1 core"], &files[..]].concat());
     let missing = "DPDK is left out: there is no C compiler, cc (Debian: apt install gcc libdpdk-dev)";
     assert_eq!(shown.lines().next(), Some(missing), "{shown}");
-    let pools = ["wirerate", "wirerate typed", "ArrayQueue", "malloc", "sharded-slab", "object-pool"];
+    let pools = [
+        "wirerate",
+        "wirerate cache",
+        "wirerate typed",
+        "ArrayQueue",
+        "malloc",
+        "sharded-slab",
+        "object-pool",
+    ];
 
     let figures: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
     assert!(figures["machine"].as_str().unwrap().contains("crossbeam-queue 0."), "{figures}");

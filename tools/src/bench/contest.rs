@@ -1,5 +1,5 @@
-//! `wirerate bench mempool` and `wirerate bench ring`: the loops of `wirerate_tools::contest` on Wirerate, DPDK and
-//! others, by turns.
+//! `wirerate bench mempool` and `wirerate bench ring`: the loops of `wirerate_tools::contest` on Wirerate,
+//! DPDK and others, by turns.
 
 use std::path::PathBuf;
 
@@ -50,9 +50,9 @@ const MEMPOOL: Contest = Contest {
     ],
     pairs: &[
         ("DPDK", "wirerate"),
-        ("DPDK cache", "wirerate"),
+        ("DPDK cache", "wirerate cache"),
         ("DPDK native", "wirerate"),
-        ("DPDK native cache", "wirerate"),
+        ("DPDK native cache", "wirerate cache"),
         ("wirerate, 8 threads", "wirerate, 2 threads"),
     ],
     crates: &["crossbeam-queue", "sharded-slab", "object-pool"],

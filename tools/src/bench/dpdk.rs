@@ -1,5 +1,5 @@
-//! DPDK's side of the contests: a C program, compiled here against the installed libdpdk, told on its standard
-//! input what to run.
+//! DPDK's side of the contests: a C program, compiled here against the installed libdpdk, told on its
+//! standard input what to run.
 
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use wirerate_tools::contest::{CACHE, Contestant, Place, Work};
 
 const SOURCE: &str = include_str!("../../peers/dpdk.c");
-/// How much longer than its work an answer may take: DPDK starts, makes pools, and shares its CPUs with others.
+/// How much longer than its work an answer may take: DPDK starts, makes pools, and shares its CPUs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One program for each way of compiling it.
@@ -24,7 +24,7 @@ const BUILDS: [(&str, &[&str]); 2] = [("DPDK", &[]), ("DPDK native", &["-march=n
 /// What there is of DPDK.
 pub(super) struct Found {
     pub(super) contestants: Vec<Box<dyn Contestant>>,
-    /// DPDK's version and pages; or what is missing, and what would mend it.
+    /// DPDK's version; or what is missing, and what would mend it.
     pub(super) told: Result<String, String>,
 }
 
@@ -110,15 +110,9 @@ impl Program {
         let lcores: Vec<String> =
             place.cpus().iter().enumerate().map(|(lcore, cpu)| format!("{lcore}@{cpu}")).collect();
         let mut command = Command::new(program);
-        command.args([
-            "--no-huge",
-            "-m",
-            "512",
-            "--no-pci",
-            "--no-telemetry",
-            "--log-level=error",
-            "--lcores",
-        ]);
+        // Without files that two programs at once, or another of DPDK's, would share.
+        command.args(["--no-huge", "-m", "512", "--no-pci", "--no-telemetry", "--no-shconf"]);
+        command.args(["--log-level=error", "--lcores"]);
         command.arg(lcores.join(","));
         Self::spawn(command, directory)
     }

@@ -1,6 +1,8 @@
-//! Standings as a plot: cycles for each object against the bulk, a panel for each work, a line for each contestant.
+//! Standings as a plot: cycles for each object against the bulk, a panel for each work, a line for each
+//! contestant.
 //!
-//! SVG by hand: lines and words are all that there is, and a crate for plots would be larger than the program.
+//! SVG by hand: lines and words are all that there is, and a crate for plots would be larger than the
+//! program.
 
 use std::fmt::{self, Write};
 

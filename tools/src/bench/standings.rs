@@ -103,7 +103,7 @@ impl Standing {
     /// A row for each contestant, and one for each ratio of `pairs`.
     pub(super) fn table(&self, pairs: &[(&str, &str)]) -> Table {
         let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.load_style(presets::UTF8_BORDERS_ONLY);
         let bulks = self.setting.bulks;
         let row = |name: String, cell: &dyn Fn(usize) -> Option<String>| {
             let cells = bulks.iter().map(|&bulk| cell(bulk).unwrap_or_else(|| "-".into()));
@@ -116,7 +116,7 @@ impl Standing {
         for (peer, ours) in self.pairs(pairs) {
             table.add_row(row(format!("{peer} / {ours}"), &|bulk| {
                 let Ratio { median, least, most } = self.ratio(peer, ours, bulk)?;
-                Some(format!("{median:.2} ({least:.2} to {most:.2})"))
+                Some(format!("{median:.2} ({least:.2}-{most:.2})"))
             }));
         }
         for column in table.column_iter_mut().skip(1) {
@@ -149,7 +149,8 @@ impl Standing {
     }
 }
 
-/// Those whose name has `only` in it, and that this machine has CPUs for; says which are left out for lack of CPUs.
+/// Those whose name has `only` in it, and that this machine has CPUs for; says which are left out for lack of
+/// CPUs.
 ///
 /// # Errors
 /// When none is left.
@@ -231,7 +232,7 @@ pub(super) mod tests {
         assert_eq!(ratio, Ratio { median: 23.0 / 13.0, least: 26.0 / 16.0, most: 2.0 });
         assert_eq!(standings[1].ratio("&other", "ours", 4), None);
         let table = first.table(&[("peer", "ours"), ("nobody", "ours")]).to_string();
-        assert!(table.contains("1.77 (1.62 to 2.00)") && !table.contains("nobody"), "{table}");
+        assert!(table.contains("1.77 (1.62-2.00)") && !table.contains("nobody"), "{table}");
         let value = first.to_json(&[("peer", "ours")]);
         assert_eq!(value["contestants"][1]["cycles"][0]["runs"], json!([20.0, 23.0, 26.0]));
         assert_eq!(value["ratios"][0]["ratio"][0]["most"], 2.0);

@@ -95,7 +95,7 @@ pub(super) fn churn<P: Churn, const N: usize>(pool: &P, keep: usize, start: &Sta
     let count = (16_384 / keep).max(1);
     turns::<P, N>(pool, &mut kept, keep, count);
     start.wait();
-    let begun = timer.now();
+    let begun = start.begun(timer);
     let mut objects = 0;
     loop {
         turns::<P, N>(pool, &mut kept, keep, count);

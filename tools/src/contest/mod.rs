@@ -1,9 +1,9 @@
 //! The same loops on several pools, and on several rings: how many cycles of the time stamp counter an object
 //! costs.
 //!
-//! The loop of pools is that of DPDK's `mempool_perf_autotest`: get so many objects in bulks of n, put them back
-//! in bulks of n. `tools/peers/dpdk.c` has the loops in C, step by step the same, for DPDK. A loop is compiled
-//! once for each pool and each n, which is a constant in it, on both sides.
+//! The loop of pools is that of DPDK's `mempool_perf_autotest`: get so many objects in bulks of n, put them
+//! back in bulks of n. `tools/peers/dpdk.c` has the loops in C, step by step the same, for DPDK. A loop is
+//! compiled once for each pool and each n, which is a constant in it, on both sides.
 
 use anyhow::Result;
 use wirerate_eal::Topology;
@@ -38,8 +38,8 @@ const COUNT: usize = MOST_THREADS * (MOST_KEPT + 2 * CACHE) - 1;
 /// What is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// Each thread, pinned, gets `keep` objects in bulks and puts them back so. `keep` is a multiple of the bulk
-    /// and at most 32,768, `threads` is 1 or 2.
+    /// Each thread, pinned, gets `keep` objects in bulks and puts them back so. `keep` is a multiple of the
+    /// bulk and at most 32,768, `threads` is 1 or 2.
     Churn {
         /// Objects that a thread has got when it begins to put.
         keep: usize,
@@ -76,8 +76,8 @@ pub trait Contestant {
     /// What it is called in tables.
     fn name(&self) -> &str;
 
-    /// Works for `ms` milliseconds. Says the cycles for each object that a thread got and put back, or that it
-    /// moved; of a pair, that its getter got. None when it has no such work.
+    /// Works for `ms` milliseconds. Says the cycles for each object that a thread got and put back, or that
+    /// it moved; of a pair, that its getter got. None when it has no such work.
     ///
     /// # Errors
     /// When there is no loop for this bulk, memory is refused, or a peer fails.
@@ -92,8 +92,8 @@ pub struct Place {
 }
 
 impl Place {
-    /// This machine: the second CPU that this process may use is for the first thread, as the first CPU has more
-    /// of the kernel's work.
+    /// This machine: the second CPU that this process may use is for the first thread, as the first CPU has
+    /// more of the kernel's work.
     #[must_use]
     pub fn here() -> Self {
         let mut cpus: Vec<u32> = Topology::discover().cpus().iter().map(|cpu| cpu.id).take(2).collect();

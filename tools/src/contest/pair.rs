@@ -1,5 +1,5 @@
-//! One thread gets, another puts, and between them a circle of addresses with one writer and one reader. The same
-//! in `tools/peers/dpdk.c`, so that it weighs the same on both sides.
+//! One thread gets, another puts, and between them a circle of addresses with one writer and one reader. The
+//! same in `tools/peers/dpdk.c`, so that it weighs the same on both sides.
 
 use std::cell::UnsafeCell;
 use std::hint::spin_loop;

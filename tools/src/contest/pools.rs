@@ -1,4 +1,5 @@
-//! The pools that take part: Wirerate's, a queue of addresses, the C library's heap, and pools of other crates.
+//! The pools that take part: Wirerate's, a queue of addresses, the C library's heap, and pools of other
+//! crates.
 
 use std::hint::black_box;
 use std::mem::MaybeUninit;
@@ -6,7 +7,7 @@ use std::ptr::NonNull;
 
 use anyhow::{Context, Result};
 use crossbeam_queue::ArrayQueue;
-use wirerate_mempool::{Memory, MmapMemory, Pool, PoolConfig, Pooled, RawPool};
+use wirerate_mempool::{Memory, MmapMemory, Pool, PoolConfig, Pooled, RawCache, RawPool};
 
 use super::churn::{Churn, Untyped, churn};
 use super::pair::{Circle, getter, putter};
@@ -28,6 +29,7 @@ pub fn pools(place: &Place) -> Result<Vec<Box<dyn Contestant>>> {
     let typed = Pool::new(typed, vec![Box::new(memory) as Box<dyn Memory>], Buffer::default)?;
     let mut pools: Vec<Box<dyn Contestant>> = vec![
         Box::new(Shared { name: "wirerate", pool: Raw(raw()?), place: place.clone() }),
+        Box::new(Shared { name: "wirerate cache", pool: Handled(raw()?), place: place.clone() }),
         Box::new(Owned { name: "wirerate typed", pool: Typed(typed), place: place.clone() }),
         Box::new(Shared { name: "ArrayQueue", pool: Queue::new()?, place: place.clone() }),
         Box::new(Shared { name: "malloc", pool: Malloc, place: place.clone() }),
@@ -128,7 +130,8 @@ impl Contestant for Crowd {
         let timer = Timer::new(self.place.clock, ms);
         let pool = &self.pool;
         let rate = with_bulk!(bulk, N => {
-            let job = |_| -> Job<'_> { (None, Box::new(move |start: &Start| churn::<_, N>(pool, 512, start, timer))) };
+            let work = move |start: &Start| -> Done { churn::<_, N>(pool, 512, start, timer) };
+            let job = |_| -> Job<'_> { (None, Box::new(work)) };
             together((0..self.threads).map(job).collect())
         })?;
         Ok(Some(self.threads.min(self.place.cpus.len()) as f64 / rate))
@@ -205,6 +208,33 @@ impl Untyped for Raw {
     unsafe fn put<const N: usize>(&self, (): &mut (), from: *mut Address) {
         // SAFETY: as the caller says.
         unsafe { self.0.put_bulk(&*from.cast::<[NonNull<u8>; N]>()) };
+    }
+}
+
+/// The same by a cache that the thread has at hand, looked up once, as DPDK's loop with an explicit cache
+/// does.
+struct Handled(RawPool);
+
+impl Untyped for Handled {
+    type Object = Address;
+    type Own = RawCache;
+
+    fn own(&self) -> RawCache {
+        self.0.cache().unwrap_or_else(|| dry())
+    }
+
+    #[inline(always)]
+    unsafe fn get<const N: usize>(&self, own: &mut RawCache, to: *mut Address) {
+        // SAFETY: there is room for `N`; an `Address` is a `NonNull`.
+        if own.get_bulk(unsafe { &mut *to.cast::<[MaybeUninit<NonNull<u8>>; N]>() }).is_err() {
+            dry();
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn put<const N: usize>(&self, own: &mut RawCache, from: *mut Address) {
+        // SAFETY: as the caller says.
+        unsafe { own.put_bulk(&*from.cast::<[NonNull<u8>; N]>()) };
     }
 }
 

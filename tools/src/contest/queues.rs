@@ -99,7 +99,8 @@ where
     }
 }
 
-/// crossbeam's queue, one value a call, which any number of threads may be at: there is no other for single ends.
+/// crossbeam's queue, one value a call, which any number of threads may be at: there is no other for single
+/// ends.
 struct Bounded;
 
 impl Ring for Bounded {

@@ -17,8 +17,8 @@ pub(super) trait Ring {
     /// Moves values of `batch` in, all or none where the ring has such a call; says how many.
     fn enqueue<const N: usize>(end: &mut Self::In, batch: &mut ArrayVec<usize, N>) -> usize;
 
-    /// Moves `N` values out into `batch`, which is empty, all or none where the ring has such a call; says how
-    /// many.
+    /// Moves `N` values out into `batch`, which is empty, all or none where the ring has such a call; says
+    /// how many.
     fn dequeue<const N: usize>(end: &mut Self::Out, batch: &mut ArrayVec<usize, N>) -> usize;
 }
 
@@ -78,8 +78,8 @@ pub(super) fn producer<R: Ring, const N: usize>(
     start.wait();
     let begun = timer.now();
     loop {
-        // SAFETY: it was full once, and numbers stay where they were when they are copied out: the same ones go
-        // in again, as in C.
+        // SAFETY: it was full once, and numbers stay where they were when they are copied out: the same ones
+        // go in again, as in C.
         unsafe { batch.set_len(N) };
         let moved = R::enqueue(&mut end, &mut batch);
         if moved == 0 {

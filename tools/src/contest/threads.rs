@@ -1,6 +1,6 @@
 //! Threads that start together, each on its CPU, and how long they took for how much.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{Context, Result, anyhow};
@@ -27,7 +27,7 @@ impl Timer {
     /// Cycles since `begun`, and whether that is enough.
     #[inline]
     pub(super) fn since(&self, begun: u64) -> (u64, bool) {
-        let took = self.now() - begun;
+        let took = self.now().saturating_sub(begun);
         (took, took >= self.cycles)
     }
 }
@@ -43,6 +43,10 @@ pub(super) struct Done {
 pub(super) struct Start {
     arrived: AtomicUsize,
     threads: usize,
+    /// Whether threads have no CPU to themselves.
+    crowd: bool,
+    /// When the first of a crowd began; 0 before.
+    first: AtomicU64,
 }
 
 impl Start {
@@ -57,6 +61,19 @@ impl Start {
             if spins.is_multiple_of(4096) {
                 thread::yield_now();
             }
+        }
+    }
+
+    /// When a thread that has waited begins. In a crowd that is when the first did: a thread that got its CPU
+    /// later would otherwise work on when others are done, and have a CPU to itself then.
+    pub(super) fn begun(&self, timer: Timer) -> u64 {
+        let now = timer.now();
+        if !self.crowd {
+            return now;
+        }
+        match self.first.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => now,
+            Err(first) => first,
         }
     }
 }
@@ -77,7 +94,8 @@ pub(super) type Job<'a> = (Option<u32>, Box<dyn FnOnce(&Start) -> Done + Send + 
 
 /// Runs the jobs at once, each on a thread of its own; objects for each cycle, all threads together.
 pub(super) fn together(jobs: Vec<Job<'_>>) -> Result<f64> {
-    let start = Start { arrived: AtomicUsize::new(0), threads: jobs.len() };
+    let crowd = jobs.iter().any(|(cpu, _)| cpu.is_none());
+    let start = Start { arrived: AtomicUsize::new(0), threads: jobs.len(), crowd, first: AtomicU64::new(0) };
     let run = |(cpu, work): Job<'_>| -> Result<Done> {
         let _leaving = Leaving(&start);
         let pinned = cpu.map_or(Ok(()), pin);
