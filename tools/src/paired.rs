@@ -1,4 +1,5 @@
 //! Two sides that take turns, and what comes of it.
+#![forbid(unsafe_code)]
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};

@@ -71,6 +71,77 @@ fn bad_input_is_one_line_and_code_2() {
     assert!(wirerate(&["--version"]).status.success());
 }
 
+/// Runs a contest where there is no compiler and so no DPDK.
+fn contest_alone(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_wirerate"))
+        .arg("bench")
+        .args(arguments)
+        .args(["--rounds", "1", "--ms", "2"])
+        .env("PATH", "")
+        .output()
+        .unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    text(&output.stdout)
+}
+
+#[test]
+fn pools_are_compared_without_dpdk_and_what_lacks_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let [json, svg] = ["pools.json", "pools.svg"].map(|file| directory.path().join(file));
+    let files = ["--json", json.to_str().unwrap(), "--svg", svg.to_str().unwrap()];
+    let shown = contest_alone(&[&["mempool", "--only", "1 core"], &files[..]].concat());
+    let missing = "DPDK is left out: there is no C compiler, cc (Debian: apt install gcc libdpdk-dev)";
+    assert_eq!(shown.lines().next(), Some(missing), "{shown}");
+    let pools = [
+        "wirerate",
+        "wirerate cache",
+        "wirerate typed",
+        "ArrayQueue",
+        "malloc",
+        "sharded-slab",
+        "object-pool",
+    ];
+
+    let figures: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    assert!(figures["machine"].as_str().unwrap().contains("crossbeam-queue 0."), "{figures}");
+    let work = &figures["works"][0];
+    assert_eq!((&work["name"], figures["works"].as_array().unwrap().len()), (&"1 core".into(), 1));
+    let names: Vec<_> =
+        work["contestants"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
+    assert_eq!(names, pools);
+    for contestant in work["contestants"].as_array().unwrap() {
+        let medians: Vec<_> = contestant["cycles"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["median"].as_f64().unwrap())
+            .collect();
+        assert!(medians.len() == 5 && medians.iter().all(|cycles| *cycles > 0.0), "{contestant}");
+    }
+
+    let drawn = std::fs::read_to_string(svg).unwrap();
+    let document = roxmltree::Document::parse(&drawn).unwrap();
+    for name in pools {
+        assert!(
+            shown.contains(name) && document.descendants().any(|node| node.text() == Some(name)),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn rings_are_compared_without_dpdk() {
+    let shown = contest_alone(&["ring", "--only", "same core"]);
+    for expected in
+        ["DPDK is left out", "single ends, same core", "multi ends, same core", "ArrayQueue / wirerate"]
+    {
+        assert!(shown.contains(expected), "{expected}:\n{shown}");
+    }
+    let output = wirerate(&["bench", "ring", "--only", "pigeons"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stderr), "error: no work has \"pigeons\" in its name\n");
+}
+
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_wirerate"))

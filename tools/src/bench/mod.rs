@@ -4,8 +4,12 @@
 //! each side is measured right before or after the other, several times, and what counts is the median of the
 //! ratios of such pairs.
 
+mod contest;
+mod dpdk;
 mod machine;
+mod plot;
 mod run;
+mod standings;
 mod testpmd;
 
 use std::path::PathBuf;
@@ -20,17 +24,18 @@ use wirerate_tools::paired::{self, Comparison};
 pub(crate) enum Bench {
     /// testpmd against dpdk-testpmd on net_null and net_ring: packets a second and cycles a packet
     Testpmd(testpmd::Options),
+    /// The pool against DPDK's mempool, malloc and other pools: cycles an object
+    Mempool(contest::Options),
+    /// The ring against DPDK's and crossbeam's queue: cycles an object
+    Ring(contest::Options),
 }
 
-/// How often and how long, and where the figures go.
+/// How often, and where the figures go.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Common {
-    /// Pairs of runs, which the medians are taken of
+    /// Runs of each side, by turns, which the medians are taken of
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// Seconds of each run
-    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(5..=600))]
-    seconds: u32,
     /// Also write the figures to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -44,20 +49,22 @@ impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
         match self {
             Self::Testpmd(options) => options.run(),
+            Self::Mempool(options) => options.run_mempool(),
+            Self::Ring(options) => options.run_ring(),
         }
     }
 }
 
 /// Prints the comparisons as a table, and writes them as JSON where asked.
-fn report(common: &Common, peer: &str, comparisons: &[Comparison]) -> Result<()> {
+fn report(common: &Common, seconds: u32, peer: &str, comparisons: &[Comparison]) -> Result<()> {
     println!("{}", machine::describe(peer));
-    println!("medians of {} pairs of runs, {} s each, taking turns", common.rounds, common.seconds);
+    println!("medians of {} pairs of runs, {seconds} s each, taking turns", common.rounds);
     println!("{}", paired::table(comparisons));
     if let Some(path) = &common.json {
         let figures = serde_json::json!({
             "machine": machine::describe(peer),
             "rounds": common.rounds,
-            "seconds": common.seconds,
+            "seconds": seconds,
             "comparisons": comparisons.iter().map(Comparison::to_json).collect::<Vec<_>>(),
         });
         let text = serde_json::to_string_pretty(&figures)?;

@@ -19,6 +19,9 @@ const MEMORY_MIB: usize = 256;
 pub(crate) struct Options {
     #[command(flatten)]
     common: Common,
+    /// Seconds of each run
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(5..=600))]
+    seconds: u32,
     /// Packets in a burst
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=512))]
     burst: u16,
@@ -109,7 +112,7 @@ impl Options {
             if self.only.as_ref().is_some_and(|only| !work.name.contains(only.as_str())) {
                 continue;
             }
-            let time = Duration::from_secs(u64::from(self.common.seconds));
+            let time = Duration::from_secs(u64::from(self.seconds));
             let measure = |command: &mut Command| -> Result<Figures> {
                 let output = run::run_for(command, time)?;
                 read(&output, work.sends).with_context(|| format!("reading the output of {command:?}"))
@@ -129,7 +132,7 @@ impl Options {
             "no work has {:?} in its name",
             self.only.as_deref().unwrap_or_default()
         );
-        report(&self.common, peer.as_deref().unwrap_or("nothing"), &comparisons)
+        report(&self.common, self.seconds, peer.as_deref().unwrap_or("nothing"), &comparisons)
     }
 
     /// Options that are the same on both sides, after `--`.
