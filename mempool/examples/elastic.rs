@@ -147,5 +147,6 @@ fn resident(stat: Option<&str>) -> Result<u64, Box<dyn Error>> {
         let rest = keys.iter().find_map(|key| line.strip_prefix(key))?;
         rest.trim().trim_end_matches(" kB").parse::<u64>().ok()
     });
-    Ok(figure.ok_or_else(|| format!("no {keys:?} in {path}"))? * unit >> 20)
+    let figure = figure.ok_or_else(|| format!("no {keys:?} in {path}"))?;
+    Ok((figure * unit) >> 20)
 }

@@ -32,6 +32,7 @@ extern crate alloc;
 
 mod barrier;
 mod batch;
+mod copy;
 mod debug;
 mod depot;
 pub mod device;

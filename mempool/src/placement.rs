@@ -105,10 +105,21 @@ impl Placement {
         })
     }
 
-    /// The piece of memory that an object of the pool lies in.
-    pub(crate) fn piece(&self, object: NonNull<u8>) -> Option<usize> {
-        let after = self.by_address.partition_point(|run| self.runs[*run].base <= object);
-        Some(self.runs[*self.by_address.get(after.checked_sub(1)?)?].piece)
+    /// Finds the piece of memory that each of many objects of the pool lies in. Objects that follow each other
+    /// often lie in one piece, which is looked at first.
+    pub(crate) fn pieces(&self) -> impl FnMut(NonNull<u8>) -> Option<usize> {
+        let mut last: Option<(Run, usize)> = None;
+        move |object| {
+            let within = |(run, len): &(Run, usize)| {
+                (object.as_ptr() as usize).wrapping_sub(run.base.as_ptr() as usize) < *len
+            };
+            if !last.as_ref().is_some_and(within) {
+                let after = self.by_address.partition_point(|run| self.runs[*run].base <= object);
+                let run = self.runs[*self.by_address.get(after.checked_sub(1)?)?];
+                last = Some((run, run.count * self.stride));
+            }
+            last.map(|(run, _)| run.piece)
+        }
     }
 
     /// Number of the object that begins at this address; none if none does.

@@ -130,3 +130,23 @@ fn a_panic_in_init_drops_what_was_made() {
     assert!(result.is_err());
     assert_eq!(alive.load(Ordering::SeqCst), 0);
 }
+
+#[test]
+fn a_bulk_goes_home_also_what_is_of_another_pool() {
+    let (one, two) = (Pool::on_heap(200, || 1_u64).unwrap(), Pool::on_heap(200, || 2_u64).unwrap());
+    let mut mixed = Vec::new();
+    for n in 0..150 {
+        mixed.push(if n % 3 == 0 { two.get().unwrap() } else { one.get().unwrap() });
+    }
+    assert_eq!((one.counts().in_use, two.counts().in_use), (100, 50));
+    one.put_bulk(&mut mixed);
+    assert!(mixed.is_empty());
+    assert_eq!((one.counts().in_use, two.counts().in_use), (0, 0));
+    one.audit().unwrap();
+    two.audit().unwrap();
+    let mut all: ArrayVec<Pooled<u64>, 200> = ArrayVec::new();
+    one.get_bulk(&mut all, 200).unwrap();
+    assert!(all.iter().all(|value| **value == 1));
+    one.put_bulk(&mut all);
+    assert_eq!(one.counts().in_use, 0);
+}

@@ -207,6 +207,30 @@ impl Core {
         }
     }
 
+    /// As `put`, of one object, which stays in a register.
+    ///
+    /// # Safety
+    /// As for `put`.
+    #[inline(always)]
+    pub(super) unsafe fn put_one(core: NonNull<Self>, object: NonNull<u8>) {
+        // SAFETY: as the caller says.
+        unsafe {
+            match Self::own_slot(core) {
+                Some(slot) if Slot::put(slot, &raw const object, 1) => {}
+                own => Self::put_one_slowly(core, own, object),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for `put_slowly`. By value, so that the fast path need not have the object in memory.
+    #[cold]
+    #[inline(never)]
+    unsafe fn put_one_slowly(core: NonNull<Self>, own: Option<NonNull<Slot>>, object: NonNull<u8>) {
+        // SAFETY: as the caller says.
+        unsafe { Self::put_slowly(core, own, &raw const object, 1) };
+    }
+
     /// Gets through the slot `own`, or, without one, through the thread's.
     ///
     /// # Safety

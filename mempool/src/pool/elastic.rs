@@ -184,8 +184,9 @@ impl Core {
     /// The chunks that can go, the last ones first. All others are kept out.
     fn choose(&self, whole: &[usize], keep: usize) -> Vec<bool> {
         let mut home = vec![0; whole.len()];
+        let mut piece_of = self.placement.pieces();
         self.visit_free(|object| {
-            if let Some(piece) = self.placement.piece(object) {
+            if let Some(piece) = piece_of(object) {
                 home[piece] += 1;
             }
         });
@@ -214,14 +215,15 @@ impl Core {
         loose: &mut Vec<NonNull<u8>>,
         emptied: &mut Vec<NonNull<Magazine>>,
     ) {
-        let stays = |object| self.placement.piece(object).is_some_and(|piece| !goes[piece]);
+        let mut piece_of = self.placement.pieces();
+        let mut stays = |object: NonNull<u8>| piece_of(object).is_some_and(|piece| !goes[piece]);
         let slots = self.thread_slots().map(|owned| &owned.slot).map(NonNull::from);
         for slot in slots {
             // SAFETY: its gate is closed, the owner has left, and we hold the lock.
-            unsafe { Slot::of_another(slot) }.retain(stays);
+            unsafe { Slot::of_another(slot) }.retain(&mut stays);
         }
         // SAFETY: we hold the lock, under which alone the shared slot is used.
-        unsafe { Slot::own(NonNull::from(&self.shared)) }.retain(stays);
+        unsafe { Slot::own(NonNull::from(&self.shared)) }.retain(&mut stays);
 
         let capacity = self.config.magazine();
         let (mut before, mut after) = (0, 0);

@@ -318,8 +318,11 @@ impl RawHandle {
     #[inline]
     #[cfg_attr(debug_assertions, track_caller)]
     pub unsafe fn put(self, object: NonNull<u8>) {
-        // SAFETY: as the caller says.
-        unsafe { self.put_bulk(&[object]) };
+        // SAFETY: as the caller says; the object in use keeps the pool.
+        unsafe {
+            self.0.as_ref().note_put(&[object]);
+            Core::put_one(self.0, object);
+        }
     }
 
     /// Puts objects back. It may end the pool.

@@ -39,7 +39,8 @@ fn reserve<T, M: Mode>(
         while now < most {
             let at = position.wrapping_add(now);
             // Acquire: the value has been moved in, or out.
-            let number = ring.sequence(at).load(Ordering::Acquire);
+            // SAFETY: a ring with a multi end has numbers.
+            let number = unsafe { ring.sequence(at) }.load(Ordering::Acquire);
             let ahead = number.wrapping_sub((at as u32).wrapping_add(ready)) as i32;
             if ahead != 0 {
                 passed = ahead > 0;
@@ -100,7 +101,8 @@ pub(super) unsafe fn enqueue<T, P: Mode>(
     // SAFETY: the places were free, and are now this call's.
     unsafe { ring.write(first, items, now) };
     for at in (0..now).map(|ahead| first.wrapping_add(ahead)) {
-        ring.sequence(at).store((at as u32).wrapping_add(1), Ordering::Release);
+        // SAFETY: as above.
+        unsafe { ring.sequence(at) }.store((at as u32).wrapping_add(1), Ordering::Release);
     }
     now
 }
@@ -124,7 +126,8 @@ pub(super) unsafe fn dequeue<T, C: Mode>(
     unsafe { ring.read(first, out, now) };
     let turn = ring.places() as u32;
     for at in (0..now).map(|ahead| first.wrapping_add(ahead)) {
-        ring.sequence(at).store((at as u32).wrapping_add(turn), Ordering::Release);
+        // SAFETY: as above.
+        unsafe { ring.sequence(at) }.store((at as u32).wrapping_add(turn), Ordering::Release);
     }
     now
 }

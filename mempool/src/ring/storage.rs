@@ -7,6 +7,7 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ptr;
 
+use crate::copy::copy_values;
 use crate::sync::{AtomicU32, AtomicUsize, Ordering, Tracker};
 
 /// How many threads may be at an end of a ring: [`Single`] or [`Multi`].
@@ -93,9 +94,14 @@ impl<T> Shared<T> {
     }
 
     /// The sequence number of the place at a position.
+    ///
+    /// # Safety
+    /// The ring was made with numbers.
     #[inline]
-    pub(super) fn sequence(&self, position: usize) -> &AtomicU32 {
-        &self.sequences[position & self.mask]
+    pub(super) unsafe fn sequence(&self, position: usize) -> &AtomicU32 {
+        debug_assert!(!self.sequences.is_empty(), "a ring without numbers");
+        // SAFETY: where there are numbers there is one for each place; masked, so it is within them.
+        unsafe { self.sequences.get_unchecked(position & self.mask) }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -122,12 +128,13 @@ impl<T> Shared<T> {
     pub(super) unsafe fn write(&self, position: usize, items: *const T, n: usize) {
         self.track(position, n, Tracker::writes);
         let (place, ahead) = self.place(position);
-        let first = n.min(ahead);
         // SAFETY: up to the end of the storage, then from its beginning; `n` is at most all of it.
         unsafe {
-            ptr::copy_nonoverlapping(items, place, first);
-            if n > first {
-                ptr::copy_nonoverlapping(items.add(first), self.place(0).0, n - first);
+            if n <= ahead {
+                copy_values(items, place, n);
+            } else {
+                ptr::copy_nonoverlapping(items, place, ahead);
+                ptr::copy_nonoverlapping(items.add(ahead), self.place(0).0, n - ahead);
             }
         }
     }
@@ -140,12 +147,13 @@ impl<T> Shared<T> {
     pub(super) unsafe fn read(&self, position: usize, out: *mut T, n: usize) {
         self.track(position, n, Tracker::reads);
         let (place, ahead) = self.place(position);
-        let first = n.min(ahead);
         // SAFETY: as above.
         unsafe {
-            ptr::copy_nonoverlapping(place, out, first);
-            if n > first {
-                ptr::copy_nonoverlapping(self.place(0).0, out.add(first), n - first);
+            if n <= ahead {
+                copy_values(place, out, n);
+            } else {
+                ptr::copy_nonoverlapping(place, out, ahead);
+                ptr::copy_nonoverlapping(self.place(0).0, out.add(ahead), n - ahead);
             }
         }
     }

@@ -3,7 +3,8 @@
 
 use core::ptr::NonNull;
 
-use super::{BUSY, GATE, Slot, VOID, copy, state_of};
+use super::{BUSY, GATE, Slot, VOID, state_of};
+use crate::copy::copy;
 use crate::depot::Depot;
 use crate::magazine::{Find, Magazine};
 use crate::sync::{Ordering, fence, store_and_fence};
@@ -320,7 +321,7 @@ impl Hold {
     }
 
     /// Keeps those objects of both magazines that `stay`.
-    pub(crate) fn retain(&self, stay: impl Fn(NonNull<u8>) -> bool) {
+    pub(crate) fn retain(&self, mut stay: impl FnMut(NonNull<u8>) -> bool) {
         for place in [Place::Loaded, Place::Spare] {
             let (magazine, len) = self.magazine(place);
             let mut kept = 0;

@@ -48,13 +48,12 @@ use core::ptr::NonNull;
 use core::sync::atomic::compiler_fence;
 
 use crate::barrier::Mode;
+use crate::copy::{Wide, copy};
 use crate::magazine::{Block, Magazine};
 use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence, relax};
 
-mod copy;
 mod hold;
 
-use copy::{Wide, copy};
 use hold::By;
 pub(crate) use hold::{Entered, Hold};
 

@@ -6,7 +6,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 use core::marker::PhantomData;
-use core::mem::MaybeUninit;
+use core::mem::{ManuallyDrop, MaybeUninit};
 use core::ptr::NonNull;
 
 use crate::{
@@ -214,6 +214,33 @@ impl<T: Poolable + ?Sized> Pool<T> {
         // SAFETY: `n` more were written.
         unsafe { out.set_count(count) };
         Ok(())
+    }
+
+    /// Puts all of `values` back, in bulk: the same as to drop each, and faster. Those of other pools go home too.
+    #[cfg_attr(debug_assertions, track_caller)]
+    pub fn put_bulk<B: Batch<Pooled<T>>>(&self, values: &mut B) {
+        const BLOCK: usize = 64;
+        let (count, front) = (values.count(), values.front());
+        // SAFETY: none are left, so none need to be written. What was there is moved out below.
+        unsafe { values.set_count(0) };
+        let own = self.raw.handle();
+        let mut done = 0;
+        while done < count {
+            let mut block = [MaybeUninit::<NonNull<u8>>::uninit(); BLOCK];
+            let mut len = 0;
+            let end = count.min(done + BLOCK);
+            for at in done..end {
+                // SAFETY: it was there, and is moved out once.
+                let value = unsafe { front.add(at).read() };
+                if value.pool == own {
+                    block[len].write(ManuallyDrop::new(value).value.cast());
+                    len += 1;
+                }
+            }
+            // SAFETY: the first `len` are written; they are this pool's, in use, and nobody has them any more.
+            unsafe { self.raw.put_bulk(core::slice::from_raw_parts(block.as_ptr().cast(), len)) };
+            done = end;
+        }
     }
 
     #[inline]

@@ -1,4 +1,4 @@
-//! Copies of objects' addresses, which are all that a get or a put does besides its bookkeeping.
+//! Copies of objects' addresses, and of a ring's values, which are all that a call does besides its bookkeeping.
 //!
 //! In blocks of fixed size, and so in line where the number is a constant: a call of `memcpy` for a burst takes
 //! longer than the copy itself. What bounds a copy is how many stores the processor takes in a cycle, so the
@@ -8,13 +8,14 @@
 //! which is, and whether the processor has it is asked when a slot is made.
 
 use core::ptr::NonNull;
+use core::sync::atomic::{Ordering, compiler_fence};
 
 /// Whether the processor has 32-byte registers, and the program was not compiled for them anyway.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wide(bool);
+pub(crate) struct Wide(bool);
 
 impl Wide {
-    pub(super) fn detect() -> Self {
+    pub(crate) fn detect() -> Self {
         #[cfg(all(feature = "std", target_arch = "x86_64", not(target_feature = "avx"), not(loom)))]
         return Self(std::arch::is_x86_feature_detected!("avx"));
         #[cfg(not(all(feature = "std", target_arch = "x86_64", not(target_feature = "avx"), not(loom))))]
@@ -27,7 +28,7 @@ impl Wide {
 /// # Safety
 /// `from` has `n`, `to` has room for `n`, and they do not overlap.
 #[inline(always)]
-pub(super) unsafe fn copy(from: *const NonNull<u8>, to: *mut NonNull<u8>, n: usize, wide: Wide) {
+pub(crate) unsafe fn copy(from: *const NonNull<u8>, to: *mut NonNull<u8>, n: usize, wide: Wide) {
     #[cfg(all(target_arch = "x86_64", not(target_feature = "avx"), not(loom)))]
     if n >= BLOCK && wide.0 {
         // SAFETY: as the caller says; the processor has AVX, as was asked.
@@ -39,15 +40,31 @@ pub(super) unsafe fn copy(from: *const NonNull<u8>, to: *mut NonNull<u8>, n: usi
     unsafe { copy_blocks(from, to, 0, n) };
 }
 
-/// Objects of a block: a cache line of their addresses.
+/// Moves `n` values.
+///
+/// # Safety
+/// `from` has `n`, which are moved out; `to` has room for `n`, and they do not overlap.
+#[inline(always)]
+pub(crate) unsafe fn copy_values<T>(from: *const T, to: *mut T, n: usize) {
+    // SAFETY: as the caller says.
+    unsafe {
+        if size_of::<T>() <= 16 {
+            copy_blocks(from, to, 0, n);
+        } else {
+            to.copy_from_nonoverlapping(from, n);
+        }
+    }
+}
+
+/// Values of a block: of addresses, a cache line.
 const BLOCK: usize = 8;
 
 /// Copies from `done` on.
 ///
 /// # Safety
-/// As for `copy`.
+/// As for `copy_values`.
 #[inline(always)]
-unsafe fn copy_blocks(from: *const NonNull<u8>, to: *mut NonNull<u8>, mut done: usize, n: usize) {
+unsafe fn copy_blocks<T>(from: *const T, to: *mut T, mut done: usize, n: usize) {
     // SAFETY: every block, and the rest, is within the `n`.
     unsafe {
         while done + BLOCK <= n {
@@ -60,6 +77,8 @@ unsafe fn copy_blocks(from: *const NonNull<u8>, to: *mut NonNull<u8>, mut done: 
         while done < n {
             to.add(done).write(from.add(done).read());
             done += 1;
+            // The same for what is left.
+            compiler_fence(Ordering::SeqCst);
         }
     }
 }
