@@ -30,7 +30,7 @@ impl Wide {
 #[inline(always)]
 pub(crate) unsafe fn copy(from: *const NonNull<u8>, to: *mut NonNull<u8>, n: usize, wide: Wide) {
     #[cfg(all(target_arch = "x86_64", not(target_feature = "avx"), not(loom)))]
-    if n >= BLOCK && wide.0 {
+    if n >= BLOCK / 2 && wide.0 {
         // SAFETY: as the caller says; the processor has AVX, as was asked.
         unsafe { copy_wide(from, to, n) };
         return;
@@ -73,6 +73,10 @@ unsafe fn copy_blocks<T>(from: *const T, to: *mut T, mut done: usize, n: usize) 
             to.copy_from_nonoverlapping(from, BLOCK / 2);
             to.add(BLOCK / 2).copy_from_nonoverlapping(from.add(BLOCK / 2), BLOCK / 2);
             done += BLOCK;
+        }
+        if done + BLOCK / 2 <= n {
+            to.add(done).copy_from_nonoverlapping(from.add(done), BLOCK / 2);
+            done += BLOCK / 2;
         }
         while done < n {
             to.add(done).write(from.add(done).read());
@@ -132,6 +136,20 @@ unsafe fn copy_wide(from: *const NonNull<u8>, to: *mut NonNull<u8>, n: usize) {
             );
         }
         done += BLOCK;
+    }
+    if done + BLOCK / 2 <= n {
+        // SAFETY: as above, of 32 bytes.
+        unsafe {
+            asm!(
+                "vmovdqu ymm0, [{from}]",
+                "vmovdqu [{to}], ymm0",
+                from = in(reg) from.add(done),
+                to = in(reg) to.add(done),
+                out("xmm0") _,
+                options(nostack, preserves_flags)
+            );
+        }
+        done += BLOCK / 2;
     }
     // SAFETY: clears the upper halves, which the compiler does not know: instructions on 16 bytes that come
     // later would wait for them on some processors.

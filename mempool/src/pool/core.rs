@@ -46,6 +46,7 @@ pub(crate) type DropObject = unsafe fn(NonNull<u8>);
 
 /// A pool. Reached through handles and from objects in use; when it ends, `lifetime` says.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Core {
     /// By thread number; null where a thread has not called yet, and for the numbers that mean no slot. First,
     /// so that the fast path finds it without an offset.
