@@ -26,7 +26,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("checks::loom_models_of_the_pool_hold", &[], loom),
         trial("checks::pool_and_mbufs_pass_under_address_sanitizer", &[Need::Nightly], address_sanitizer),
         trial("checks::the_pool_passes_under_valgrind", &[Need::Valgrind], valgrind),
-        trial("checks::the_pool_builds_without_std", &[], without_std),
+        trial("checks::the_pool_passes_without_std", &[], || with_features("--no-default-features")),
+        trial("checks::the_pool_passes_with_all_features", &[], || with_features("--all-features")),
         trial("checks::examples_run_as_they_say", &[], examples),
         trial("checks::dependencies_point_down", &[], arrows),
         trial("checks::run_time_dependencies_are_explained", &[], dependencies_told),
@@ -115,10 +116,11 @@ fn valgrind() -> Result<()> {
     Ok(())
 }
 
-fn without_std() -> Result<()> {
+/// Runs the pool's tests with these features.
+fn with_features(features: &str) -> Result<()> {
     let mut command = repository::cargo()?;
-    command.args(["check", "-p", "wirerate-mempool", "--no-default-features"]);
-    program::run(command, LONG)?.expect_code(0).map(drop)
+    command.args(["test", "-p", "wirerate-mempool", "--lib", "--tests", features]);
+    passed(&program::run(command, LONG)?).map(drop)
 }
 
 /// The targets of the workspace of a kind (`bin`, `example`): package, name and file.
