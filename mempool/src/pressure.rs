@@ -48,7 +48,7 @@
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -198,6 +198,13 @@ impl PressureTrigger {
         };
         let mut file =
             OpenOptions::new().read(true).write(true).open(&path).map_err(|e| refused("opening", e))?;
+        // Nothing is written to a file that is something else: it would be spoiled.
+        let mut averages = String::new();
+        file.read_to_string(&mut averages).map_err(|e| refused("reading", e))?;
+        if !["some avg10=", "full avg10="].iter().any(|start| averages.starts_with(start)) {
+            let other = io::Error::new(io::ErrorKind::InvalidData, "it has no pressure averages");
+            return Err(refused("reading", other));
+        }
         // The kernel takes the trigger from one write, and overwrites the last byte of it with a zero.
         let line = format!("{stall} {stall_us} {window_us}\0");
         file.write_all(line.as_bytes()).map_err(|e| refused("writing a trigger to", e))?;

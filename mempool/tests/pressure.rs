@@ -239,8 +239,14 @@ fn files_that_are_no_pressure_files_are_refused() {
     let error = open().unwrap_err().to_string();
     assert!(error.starts_with(&format!("opening {path:?}: ")), "{error}");
     assert!(error.contains("version 2 control group"), "{error}");
-    let error = PressureTrigger::open(TriggerConfig { path: "/proc/version".into(), ..Default::default() });
-    assert!(matches!(error, Err(PressureError::Refused { .. })), "{error:?}");
+    // Another file is refused, and left as it is.
+    std::fs::write(&path, "mine").unwrap();
+    let error = open().unwrap_err().to_string();
+    assert_eq!(
+        error,
+        format!("reading {path:?}: it has no pressure averages; check that this is a pressure file")
+    );
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
 }
 
 fn a_trigger_waits_in_the_kernel() {
