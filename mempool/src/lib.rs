@@ -41,6 +41,8 @@ mod magazine;
 pub mod memory;
 mod placement;
 mod pool;
+#[cfg(all(feature = "psi", target_os = "linux"))]
+pub mod pressure;
 pub mod ring;
 mod sizing;
 mod slot;
