@@ -39,7 +39,8 @@
 //!
 //! ```no_run
 //! # use wirerate_mempool::pressure::*;
-//! # fn watch(pool: impl Elastic, stop: &std::sync::atomic::AtomicBool) -> Result<(), PressureError> {
+//! # use wirerate_mempool::RawPool;
+//! # fn watch(pool: RawPool, stop: &std::sync::atomic::AtomicBool) -> Result<(), PressureError> {
 //! let trigger = PressureTrigger::open(TriggerConfig::default())?;
 //! let mut watcher = PressureWatcher::new(trigger, pool, PressureConfig::new(1024, 65536))?;
 //! watcher.run(|| stop.load(std::sync::atomic::Ordering::Relaxed))
@@ -56,7 +57,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::PoolError;
+use crate::{Pool, PoolError, Poolable, RawPool};
 
 /// The file of the whole machine's memory pressure.
 pub const SYSTEM_MEMORY: &str = "/proc/pressure/memory";
@@ -270,6 +271,34 @@ pub trait Elastic {
     /// # Errors
     /// As the pool tells, when there is no memory.
     fn grow(&self, to: usize) -> Result<usize, PoolError>;
+}
+
+impl Elastic for RawPool {
+    fn objects(&self) -> usize {
+        self.counts().size
+    }
+
+    fn shrink(&self, keep: usize) -> usize {
+        Self::shrink(self, keep).bytes
+    }
+
+    fn grow(&self, to: usize) -> Result<usize, PoolError> {
+        Self::grow(self, to)
+    }
+}
+
+impl<T: Poolable + ?Sized> Elastic for Pool<T> {
+    fn objects(&self) -> usize {
+        self.counts().size
+    }
+
+    fn shrink(&self, keep: usize) -> usize {
+        Self::shrink(self, keep).bytes
+    }
+
+    fn grow(&self, to: usize) -> Result<usize, PoolError> {
+        Self::grow(self, to)
+    }
 }
 
 impl<E: Elastic + ?Sized> Elastic for &E {

@@ -10,15 +10,16 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use wirerate_mempool::PoolError;
 use wirerate_mempool::pressure::{
     Elastic, EventSource, PressureConfig, PressureCounts, PressureError, PressureEvent, PressurePolicy,
     PressureTrigger, PressureWatcher, Stall, TriggerConfig,
 };
+use wirerate_mempool::{MmapMemory, PoolConfig, PoolError, RawPool};
 
 /// Each test by its name, and whether it needs a trigger in the kernel.
 const TRIALS: &[(&str, bool, fn())] = &[
     ("an_event_gives_back_all_above_the_floor", false, an_event_gives_back_all_above_the_floor),
+    ("a_pool_gives_memory_back_and_grows_again", false, a_pool_gives_memory_back_and_grows_again),
     ("a_part_of_it_goes_at_each_event", false, a_part_of_it_goes_at_each_event),
     ("it_grows_by_steps_after_calm", false, it_grows_by_steps_after_calm),
     ("an_event_starts_the_calm_anew", false, an_event_starts_the_calm_anew),
@@ -259,4 +260,24 @@ fn a_trigger_waits_in_the_kernel() {
         assert_eq!(trigger.wait(Duration::from_millis(100)).unwrap(), PressureEvent::Timeout);
         assert!(start.elapsed() >= Duration::from_millis(100), "it waited");
     }
+}
+
+fn a_pool_gives_memory_back_and_grows_again() {
+    let config = PoolConfig::new("pressed", 1024, 2048);
+    let memory = MmapMemory::chunks(&config, 1 << 16).unwrap();
+    let pool = RawPool::elastic(config, memory, |_, _| {}).unwrap();
+    let held = pool.get().unwrap();
+    let mut policy = PressurePolicy::new(&pool, PressureConfig::new(256, 1024).step(512)).unwrap();
+    let start = Instant::now();
+    policy.on(PressureEvent::Pressure, start);
+    let left = pool.counts().size;
+    assert!((256..300).contains(&left), "{left} objects are left");
+    policy.on(PressureEvent::Timeout, start + Duration::from_secs(10));
+    let grown = pool.counts().size;
+    assert!((left + 512..left + 550).contains(&grown), "{grown} objects after a step");
+    policy.on(PressureEvent::Timeout, start + Duration::from_secs(20));
+    assert_eq!(pool.counts().size, 1024);
+    // SAFETY: got above, and put once.
+    unsafe { pool.put(held) };
+    pool.audit().unwrap();
 }
