@@ -1,8 +1,8 @@
 //! Memory pressure: a trigger of the kernel's pressure stall information (PSI), and a watcher that shrinks on
 //! pressure and grows back when it is over. Linux, feature `psi`.
 //!
-//! PSI tells for what time some tasks, or all that were not idle, waited for memory. Who writes a line such as
-//! `some 150000 1000000` to `/proc/pressure/memory` is told by `POLLPRI` when that was more than 150 ms within
+//! PSI tells for what time some tasks, or all that are not idle, waited for memory. Who writes a line such as
+//! `some 150000 1000000` to `/proc/pressure/memory` is told by `POLLPRI` if that was more than 150 ms within
 //! one second, at most once a window (Linux, `Documentation/accounting/psi.rst`, "Monitoring for pressure
 //! thresholds"). The trigger ends with its descriptor.
 //!
@@ -173,9 +173,10 @@ pub trait EventSource {
 
 /// A trigger in the kernel, which lasts as long as this value.
 ///
-/// In an event loop of the caller's own register its descriptor for priority events (`EPOLLPRI`; `Interest::PRIORITY`
-/// of mio), and call [`wait`](EventSource::wait) with a timeout of zero only where the loop did not poll by
-/// itself: a poll that reports an event also takes it.
+/// In an event loop of the caller's own, register its descriptor for priority events (`EPOLLPRI`, in mio
+/// `Interest::PRIORITY`), and give what the loop reports to [`PressurePolicy::on`]: as
+/// [`PressureEvent::Gone`] if it has the error flag, else as [`PressureEvent::Pressure`]. Do not call
+/// [`wait`](EventSource::wait) after it: the poll that reports an event also takes it.
 #[derive(Debug)]
 pub struct PressureTrigger {
     file: File,
@@ -327,7 +328,7 @@ pub struct PressureConfig {
 }
 
 impl PressureConfig {
-    /// Between `floor` and `bound` objects: all above the floor goes at an event; after 10 s of calm an eighth
+    /// Between `floor` and `bound` objects: all above the floor goes at events; after 10 s of calm an eighth
     /// of what lies between comes back each second.
     #[must_use]
     pub fn new(floor: usize, bound: usize) -> Self {
