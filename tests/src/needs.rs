@@ -33,6 +33,8 @@ pub enum Need {
     Tcpdump,
     /// `dpdk-testpmd`, with its drivers for AF_PACKET and in-memory ports.
     Dpdk,
+    /// A C compiler, and DPDK's libraries to compile against.
+    Libdpdk,
     /// A nightly toolchain that rustup knows.
     Nightly,
     /// `valgrind`.
@@ -75,6 +77,14 @@ impl Need {
             Self::Valgrind => on_path("valgrind", "valgrind")?,
             Self::Script => on_path("script", "bsdutils")?,
             Self::Dpdk => on_path("dpdk-testpmd", "dpdk-dev")?,
+            Self::Libdpdk => {
+                on_path("cc", "gcc")?;
+                on_path("pkg-config", "pkgconf")?;
+                let mut command = Command::new("pkg-config");
+                command.args(["--exists", "libdpdk"]);
+                let finished = program::run(command, Duration::from_secs(30))?;
+                anyhow::ensure!(finished.status.success(), "no libdpdk (Debian: apt install libdpdk-dev)");
+            }
             Self::Nightly => {
                 on_path("rustup", "rustup")?;
                 let mut command = Command::new("rustup");

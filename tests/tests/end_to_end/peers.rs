@@ -2,6 +2,7 @@
 //!
 //! Speeds are compared by `wirerate bench` and the example `tcp_in_turns`, not here.
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +13,7 @@ use wirerate_tests::needs::{Need, trial};
 use wirerate_tests::network::{Network, Offloads, RIGHT, RIGHT_V6};
 use wirerate_tests::output::{Balance, forward_statistics};
 use wirerate_tests::program::{self, Running, forwarder_cpu};
-use wirerate_tests::{exclusive, repository, wait};
+use wirerate_tests::{exclusive, repository, scratch, wait};
 
 use crate::support::bundled_in;
 
@@ -25,6 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("peers::dpdk_forwards_the_same_traffic", NEEDS, dpdk_forwards),
         trial("peers::our_testpmd_counts_what_dpdk_sends", NEEDS, dpdk_sends),
         trial("peers::tcp_is_compared_in_turns", NEEDS_IPERF3, tcp_in_turns),
+        trial("peers::pools_and_rings_are_compared_in_turns", &[Need::Root, Need::Libdpdk], contests),
     ]
 }
 
@@ -44,6 +46,35 @@ fn dpdk_forwards() -> Result<()> {
     let blocks = forward_statistics(&finished.stdout)?;
     let all = blocks.get(&None).with_context(|| format!("no statistics:\n{}", finished.stdout))?;
     ensure!(all.rx_packets > 0 && all.tx_packets > 0, "{all:?}");
+    Ok(())
+}
+
+/// That both take part and say something of the right size; how much is no matter of tests.
+fn contests() -> Result<()> {
+    let _turn = exclusive::processors();
+    let scratch = scratch::directory("contest")?;
+    for (contest, work) in [("mempool", "1 core"), ("ring", "single ends, same core")] {
+        let svg = scratch.path().join(format!("{contest}.svg"));
+        let mut command = Command::new(program::bundled("wirerate")?);
+        command.args(["bench", contest, "--rounds", "1", "--ms", "5", "--only", work, "--svg"]).arg(&svg);
+        let finished = program::run(command, Duration::from_secs(120))?;
+        finished.expect_code(0)?;
+        let row = |name: &str| {
+            let row = finished.stdout.lines().map(|line| line.split(['│', '┆']).collect::<Vec<_>>().concat());
+            let row = row.map(|line| line.trim().to_owned()).find(|line| line.starts_with(name));
+            let row = row.with_context(|| format!("no row of {name:?} in:\n{}", finished.stdout))?;
+            let figures = row[name.len()..].split_whitespace();
+            figures
+                .map(|figure| figure.parse::<f64>().with_context(|| row.clone()))
+                .collect::<Result<Vec<_>>>()
+        };
+        for name in ["wirerate  ", "DPDK  ", "DPDK native  "] {
+            let figures = row(name)?;
+            let sensible = figures.iter().all(|cycles| (0.05..10_000.0).contains(cycles));
+            ensure!(figures.len() >= 4 && sensible, "{name}: {figures:?}");
+        }
+        ensure!(std::fs::read_to_string(&svg)?.contains("DPDK native"), "the plot lacks a line");
+    }
     Ok(())
 }
 
