@@ -160,18 +160,10 @@ impl Slot {
         // last `n` are copied; it is the caller's alone while the gate is open and the flag is set.
         unsafe {
             let slot = slot.as_ptr();
-            let state = (*slot).state.load(Ordering::Relaxed);
-            (*slot).state.store(state | BUSY, Ordering::Relaxed);
-            compiler_fence(Ordering::SeqCst);
-            let entrance = (*slot).entrance.load(Ordering::Acquire);
-            let len = state as u32 as usize;
-            if entrance.addr() & GATE != 0 || cold(n > len) {
-                (*slot).state.store(state, Ordering::Release);
-                return false;
-            }
-            let magazine = NonNull::new_unchecked(entrance);
+            let Some((state, magazine)) = Self::claim(slot, |len, _| n <= len) else { return false };
+            let end = Magazine::objects(magazine).add(state as u32 as usize);
             Magazine::read(magazine);
-            copy(Magazine::objects(magazine).add(len).sub(n), out, n, (*slot).wide);
+            copy(end.sub(n), out, n, (*slot).wide);
             (*slot).state.store(state.wrapping_add(less(n)), Ordering::Release);
             true
         }
@@ -194,20 +186,37 @@ impl Slot {
         // SAFETY: as in `get`; the magazine has room for `capacity` objects.
         unsafe {
             let slot = slot.as_ptr();
+            let Some((state, magazine)) = Self::claim(slot, |_, room| n <= room) else { return false };
+            let end = Magazine::objects(magazine).add(state as u32 as usize);
+            Magazine::written(magazine);
+            copy(objects, end, n, (*slot).wide);
+            (*slot).state.store(state.wrapping_sub(less(n)), Ordering::Release);
+            true
+        }
+    }
+
+    /// Sets the owner's flag. The state without it and the loaded magazine, if the gate is open and the
+    /// magazine's length and room fit; else the flag is reset.
+    ///
+    /// # Safety
+    /// `slot` lives until the flag is reset, and is the caller's own.
+    #[inline(always)]
+    unsafe fn claim(
+        slot: *mut Self,
+        fits: impl FnOnce(usize, usize) -> bool,
+    ) -> Option<(u64, NonNull<Magazine>)> {
+        // SAFETY: it lives, as the caller says; no reference is held over the reset of the flag. With an open
+        // gate, `entrance` is the address of the loaded magazine, which is never null.
+        unsafe {
             let state = (*slot).state.load(Ordering::Relaxed);
             (*slot).state.store(state | BUSY, Ordering::Relaxed);
             compiler_fence(Ordering::SeqCst);
             let entrance = (*slot).entrance.load(Ordering::Acquire);
-            let (len, room) = (state as u32 as usize, (state >> 32) as usize);
-            if entrance.addr() & GATE != 0 || cold(n > room) {
+            if entrance.addr() & GATE != 0 || cold(!fits(state as u32 as usize, (state >> 32) as usize)) {
                 (*slot).state.store(state, Ordering::Release);
-                return false;
+                return None;
             }
-            let magazine = NonNull::new_unchecked(entrance);
-            Magazine::written(magazine);
-            copy(objects, Magazine::objects(magazine).add(len), n, (*slot).wide);
-            (*slot).state.store(state.wrapping_sub(less(n)), Ordering::Release);
-            true
+            Some((state, NonNull::new_unchecked(entrance)))
         }
     }
 
