@@ -116,8 +116,9 @@ impl PoolSize {
         self.with(count, descriptors, Kind::Rings)
     }
 
-    /// `threads` threads with a cache of `objects` each. The pool reclaims what idles there when it runs dry,
-    /// but that takes a system call, which the sum avoids.
+    /// `threads` threads with a cache of `objects` each. A cache may come to hold twice its size
+    /// ([`PoolConfig::cache`](crate::PoolConfig::cache)); what idles there above the sum is not lost, as a pool
+    /// that runs dry reclaims it, which takes a system call.
     #[must_use]
     pub fn caches(self, threads: usize, objects: usize) -> Self {
         self.with(threads, objects, Kind::Caches)
