@@ -8,18 +8,23 @@
 //! which is, and whether the processor has it is asked when a slot is made.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{Ordering, compiler_fence};
+use core::sync::atomic::{AtomicPtr, Ordering, compiler_fence};
 
-/// Whether the processor has 32-byte registers, and the program was not compiled for them anyway.
+/// Whether the processor has 32-byte registers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wide(bool);
 
 impl Wide {
     pub(crate) fn detect() -> Self {
-        #[cfg(all(feature = "std", target_arch = "x86_64", not(target_feature = "avx"), not(loom)))]
+        #[cfg(all(feature = "std", target_arch = "x86_64", not(loom)))]
         return Self(std::arch::is_x86_feature_detected!("avx"));
-        #[cfg(not(all(feature = "std", target_arch = "x86_64", not(target_feature = "avx"), not(loom))))]
+        #[cfg(not(all(feature = "std", target_arch = "x86_64", not(loom))))]
         Self(false)
+    }
+
+    /// Whether `copy_alongside` can be had.
+    pub(crate) fn serves_alongside(self) -> bool {
+        self.0 || cfg!(any(not(target_arch = "x86_64"), loom))
     }
 }
 
@@ -29,15 +34,60 @@ impl Wide {
 /// `from` has `n`, `to` has room for `n`, and they do not overlap.
 #[inline(always)]
 pub(crate) unsafe fn copy(from: *const NonNull<u8>, to: *mut NonNull<u8>, n: usize, wide: Wide) {
-    #[cfg(all(target_arch = "x86_64", not(target_feature = "avx"), not(loom)))]
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
     if n >= BLOCK / 2 && wide.0 {
-        // SAFETY: as the caller says; the processor has AVX, as was asked.
-        unsafe { copy_wide(from, to, n) };
+        // SAFETY: as the caller says; the processor has AVX, as was asked. The rest is within the `n`.
+        unsafe {
+            let done = copy_wide(from, to, n);
+            copy_blocks(from, to, done, n);
+        }
         return;
     }
     let _ = wide;
     // SAFETY: as the caller says.
     unsafe { copy_blocks(from, to, 0, n) };
+}
+
+/// Copies `n` objects' addresses to or from a magazine that another thread may be looking at: it may read what
+/// is overwritten here, or overwrite what is read, and both throw away what came of that. So these are no plain
+/// accesses, which the language would not let others make at the same time.
+///
+/// # Safety
+/// `from` has `n`, `to` has room for `n`, and they do not overlap; `Wide::serves_alongside` is true.
+#[inline(always)]
+pub(crate) unsafe fn copy_alongside(from: *const NonNull<u8>, to: *mut NonNull<u8>, n: usize) {
+    let mut done = 0;
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    if n >= BLOCK / 2 {
+        // SAFETY: as the caller says; the processor has AVX, and assembly may access what others do.
+        done = unsafe { copy_wide(from, to, n) };
+    }
+    while done < n {
+        // SAFETY: `done` is below `n`.
+        unsafe { write_alongside(to.add(done), read_alongside(from.add(done))) };
+        done += 1;
+    }
+}
+
+/// Reads an address that another thread may be overwriting with another.
+///
+/// # Safety
+/// `from` is one that can be read.
+#[inline(always)]
+unsafe fn read_alongside(from: *const NonNull<u8>) -> NonNull<u8> {
+    // SAFETY: as the caller says; an atomic pointer is as large and as aligned as a plain one, and what is there
+    // is not null.
+    unsafe { NonNull::new_unchecked((*from.cast::<AtomicPtr<u8>>()).load(Ordering::Relaxed)) }
+}
+
+/// Writes an address that another thread may be reading.
+///
+/// # Safety
+/// `to` can be written.
+#[inline(always)]
+pub(crate) unsafe fn write_alongside(to: *mut NonNull<u8>, object: NonNull<u8>) {
+    // SAFETY: as in `read_alongside`.
+    unsafe { (*to.cast::<AtomicPtr<u8>>()).store(object.as_ptr(), Ordering::Relaxed) };
 }
 
 /// Moves `n` values.
@@ -87,13 +137,13 @@ unsafe fn copy_blocks<T>(from: *const T, to: *mut T, mut done: usize, n: usize) 
     }
 }
 
-/// As `copy`, 32 bytes at a time.
+/// As `copy`, 32 bytes at a time, as far as that goes: up to 3 are left. Says how many were copied.
 ///
 /// # Safety
 /// As for `copy`, and the processor has AVX.
-#[cfg(all(target_arch = "x86_64", not(target_feature = "avx"), not(loom)))]
+#[cfg(all(target_arch = "x86_64", not(loom)))]
 #[inline(always)]
-unsafe fn copy_wide(from: *const NonNull<u8>, to: *mut NonNull<u8>, n: usize) {
+unsafe fn copy_wide(from: *const NonNull<u8>, to: *mut NonNull<u8>, n: usize) -> usize {
     use core::arch::asm;
     let mut done = 0;
     while done + 2 * BLOCK <= n {
@@ -153,9 +203,11 @@ unsafe fn copy_wide(from: *const NonNull<u8>, to: *mut NonNull<u8>, n: usize) {
     }
     // SAFETY: clears the upper halves, which the compiler does not know: instructions on 16 bytes that come
     // later would wait for them on some processors.
-    unsafe { asm!("vzeroupper", options(nomem, nostack, preserves_flags)) };
-    // SAFETY: the rest is within the `n`.
-    unsafe { copy_blocks(from, to, done, n) };
+    #[cfg(not(target_feature = "avx"))]
+    unsafe {
+        asm!("vzeroupper", options(nomem, nostack, preserves_flags));
+    }
+    done
 }
 
 #[cfg(all(test, not(loom)))]

@@ -10,7 +10,7 @@ use core::ptr::NonNull;
 use super::core::Core;
 use super::handle::RawPool;
 use crate::Exhausted;
-use crate::slot::Slot;
+use crate::slot::{Attempt, Slot};
 
 /// A cache of a pool, for whoever has it: a thread, a queue, a task.
 ///
@@ -67,8 +67,9 @@ impl RawCache {
         let first = out.as_mut_ptr().cast::<NonNull<u8>>();
         // SAFETY: the slot is this handle's, which keeps the pool; a slice has room for as many as it is long.
         unsafe {
-            if !Slot::get(self.slot, first, out.len()) {
-                Core::get_slowly(self.pool.address(), Some(self.slot), first, out.len())?;
+            let attempt = Slot::get(self.slot, first, out.len());
+            if attempt != Attempt::Done {
+                Core::get_slowly(self.pool.address(), Some(self.slot), attempt.doubt(), first, out.len())?;
             }
             self.pool.core().note_got(first, out.len());
         }
@@ -97,8 +98,10 @@ impl RawCache {
         // SAFETY: as the caller says; the slot is this handle's, which keeps the pool.
         unsafe {
             self.pool.core().note_put(objects);
-            if !Slot::put(self.slot, objects.as_ptr(), objects.len()) {
-                Core::put_slowly(self.pool.address(), Some(self.slot), objects.as_ptr(), objects.len());
+            let (first, n) = (objects.as_ptr(), objects.len());
+            let attempt = Slot::put(self.slot, first, n);
+            if attempt != Attempt::Done {
+                Core::put_slowly(self.pool.address(), Some(self.slot), attempt.doubt(), first, n);
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::debug::Ledger;
 use crate::depot::Depot;
 use crate::magazine::{Block, Find, Magazine};
 use crate::placement::Placement;
-use crate::slot::{Hold, MAGAZINES, OwnedSlot, Slot};
+use crate::slot::{Attempt, Hold, MAGAZINES, OwnedSlot, Slot, Stored};
 use crate::sync::{AtomicBool, AtomicPtr, AtomicUsize, Lock, Ordering};
 use crate::thread::{self, MAX_THREADS, NUMBERS};
 use crate::{Exhausted, Memory, PoolError};
@@ -186,9 +186,27 @@ impl Core {
     pub(super) unsafe fn get(core: NonNull<Self>, out: *mut NonNull<u8>, n: usize) -> Result<(), Exhausted> {
         // SAFETY: as the caller says.
         unsafe {
-            match Self::own_slot(core) {
-                Some(slot) if Slot::get(slot, out, n) => Ok(()),
-                own => Self::get_slowly(core, own, out, n),
+            let own = Self::own_slot(core);
+            match own.map_or(Attempt::Not, |slot| Slot::get(slot, out, n)) {
+                Attempt::Done => Ok(()),
+                attempt => Self::get_slowly(core, own, attempt.doubt(), out, n),
+            }
+        }
+    }
+
+    /// Puts `n` objects.
+    ///
+    /// # Safety
+    /// `core` lives, and will do so during the call by a handle of the caller's; `objects` are `n` different ones
+    /// of its own, in use and the caller's, who gives them up.
+    #[inline(always)]
+    pub(super) unsafe fn put(core: NonNull<Self>, objects: *const NonNull<u8>, n: usize) {
+        // SAFETY: as the caller says.
+        unsafe {
+            let own = Self::own_slot(core);
+            match own.map_or(Attempt::Not, |slot| Slot::put(slot, objects, n)) {
+                Attempt::Done => {}
+                attempt => Self::put_slowly(core, own, attempt.doubt(), objects, n),
             }
         }
     }
@@ -198,26 +216,26 @@ impl Core {
     /// # Safety
     /// `core` lives; `objects` are `n` different ones of its own, in use and the caller's, who gives them up.
     #[inline(always)]
-    pub(super) unsafe fn put(core: NonNull<Self>, objects: *const NonNull<u8>, n: usize) {
+    pub(super) unsafe fn put_last(core: NonNull<Self>, objects: *const NonNull<u8>, n: usize) {
         // SAFETY: as the caller says; while `n` objects are in use the pool lives.
         unsafe {
             match Self::own_slot(core) {
-                Some(slot) if Slot::put(slot, objects, n) => {}
-                own => Self::put_slowly(core, own, objects, n),
+                Some(slot) if Slot::put_last(slot, objects, n) => {}
+                own => Self::put_slowly(core, own, None, objects, n),
             }
         }
     }
 
-    /// As `put`, of one object, which stays in a register.
+    /// As `put_last`, of one object, which stays in a register.
     ///
     /// # Safety
-    /// As for `put`.
+    /// As for `put_last`.
     #[inline(always)]
-    pub(super) unsafe fn put_one(core: NonNull<Self>, object: NonNull<u8>) {
+    pub(super) unsafe fn put_last_one(core: NonNull<Self>, object: NonNull<u8>) {
         // SAFETY: as the caller says.
         unsafe {
             match Self::own_slot(core) {
-                Some(slot) if Slot::put(slot, &raw const object, 1) => {}
+                Some(slot) if Slot::put_last(slot, &raw const object, 1) => {}
                 own => Self::put_one_slowly(core, own, object),
             }
         }
@@ -229,18 +247,19 @@ impl Core {
     #[inline(never)]
     unsafe fn put_one_slowly(core: NonNull<Self>, own: Option<NonNull<Slot>>, object: NonNull<u8>) {
         // SAFETY: as the caller says.
-        unsafe { Self::put_slowly(core, own, &raw const object, 1) };
+        unsafe { Self::put_slowly(core, own, None, &raw const object, 1) };
     }
 
-    /// Gets through the slot `own`, or, without one, through the thread's.
+    /// Gets through the slot `own`, or, without one, through the thread's; or finds that the call has taken place.
     ///
     /// # Safety
-    /// As for `get`; `own` is a slot of the pool that is the caller's.
+    /// As for `get`; `own` is a slot of the pool that is the caller's, and `doubt` is of the last call on it.
     #[cold]
     #[inline(never)]
     pub(super) unsafe fn get_slowly(
         core: NonNull<Self>,
         own: Option<NonNull<Slot>>,
+        doubt: Option<Stored>,
         out: *mut NonNull<u8>,
         n: usize,
     ) -> Result<(), Exhausted> {
@@ -254,13 +273,19 @@ impl Core {
         }
         // SAFETY: the slot is this thread's, and lives as the pool does; `out` has room.
         unsafe {
-            if let Some(slot) = own
+            if doubt.is_none()
+                && let Some(slot) = own
                 && let Some(own) = Slot::enter(slot)
                 && own.get(&this.depot, this, out, n)
             {
                 return Ok(());
             }
             let pin = Pin::new(this);
+            if let (Some(slot), Some(stored)) = (own, doubt)
+                && Slot::counts(slot, stored)
+            {
+                return Ok(());
+            }
             if this.life.is_closing() {
                 return Err(Exhausted);
             }
@@ -269,15 +294,17 @@ impl Core {
         }
     }
 
-    /// Puts through the slot `own`, or, without one, through the thread's.
+    /// Puts through the slot `own`, or, without one, through the thread's; or finds that the call has taken place.
     ///
     /// # Safety
-    /// As for `put`; `own` is a slot of the pool that is the caller's.
+    /// As for `put_last`; `own` is a slot of the pool that is the caller's, and `doubt` is of the last call on it,
+    /// whose caller has a handle.
     #[cold]
     #[inline(never)]
     pub(super) unsafe fn put_slowly(
         core: NonNull<Self>,
         own: Option<NonNull<Slot>>,
+        doubt: Option<Stored>,
         objects: *const NonNull<u8>,
         n: usize,
     ) {
@@ -287,7 +314,8 @@ impl Core {
         // SAFETY: the pool lives until the objects are counted home, which is the last step.
         unsafe {
             let this = core.as_ref();
-            if let Some(slot) = own
+            if doubt.is_none()
+                && let Some(slot) = own
                 && let Some(own) = Slot::enter(slot)
             {
                 own.put(&this.depot, this, objects, n);
@@ -295,6 +323,11 @@ impl Core {
                 return;
             }
             let pin = Pin::new(this);
+            if let (Some(slot), Some(stored)) = (own, doubt)
+                && Slot::counts(slot, stored)
+            {
+                return;
+            }
             if !this.life.is_closing() {
                 this.slot_under_lock(&pin, own).put(&this.depot, this, objects, n);
                 return;

@@ -164,7 +164,7 @@ impl RawPool {
     #[cfg_attr(debug_assertions, track_caller)]
     pub unsafe fn put(&self, object: NonNull<u8>) {
         // SAFETY: as the caller says.
-        unsafe { self.handle().put(object) };
+        unsafe { self.put_bulk(&[object]) };
     }
 
     /// Puts objects back.
@@ -174,8 +174,11 @@ impl RawPool {
     #[inline]
     #[cfg_attr(debug_assertions, track_caller)]
     pub unsafe fn put_bulk(&self, objects: &[NonNull<u8>]) {
-        // SAFETY: as the caller says.
-        unsafe { self.handle().put_bulk(objects) };
+        // SAFETY: as the caller says; the handle keeps the pool.
+        unsafe {
+            self.core().note_put(objects);
+            Core::put(self.0, objects.as_ptr(), objects.len());
+        }
     }
 
     /// The pool without counting it: for objects that have to know where they belong.
@@ -321,7 +324,7 @@ impl RawHandle {
         // SAFETY: as the caller says; the object in use keeps the pool.
         unsafe {
             self.0.as_ref().note_put(&[object]);
-            Core::put_one(self.0, object);
+            Core::put_last_one(self.0, object);
         }
     }
 
@@ -335,7 +338,7 @@ impl RawHandle {
         // SAFETY: as the caller says; the objects in use keep the pool.
         unsafe {
             self.0.as_ref().note_put(objects);
-            Core::put(self.0, objects.as_ptr(), objects.len());
+            Core::put_last(self.0, objects.as_ptr(), objects.len());
         }
     }
 }

@@ -3,8 +3,8 @@
 
 use core::ptr::NonNull;
 
-use super::{BUSY, GATE, Slot, VOID, state_of};
-use crate::copy::copy;
+use super::{BUSY, GATE, Slot, state_of};
+use crate::copy::{copy, write_alongside};
 use crate::depot::Depot;
 use crate::magazine::{Find, Magazine};
 use crate::sync::{Ordering, fence, store_and_fence};
@@ -46,7 +46,7 @@ pub(super) enum By {
     Entered,
     /// The owner, under the pool's lock.
     Owner,
-    /// Another, under the pool's lock, behind a closed gate.
+    /// Another, under the pool's lock, behind a gate that is closed and void.
     Another,
 }
 
@@ -83,7 +83,6 @@ impl Hold {
         let slot = self.slot();
         match place {
             Place::Loaded => {
-                // The length first: another's makes the gate void.
                 self.set_loaded_len(len);
                 // A gate that another closes meanwhile stays closed.
                 slot.set_entrance(|entrance| {
@@ -103,10 +102,7 @@ impl Hold {
         match self.by {
             By::Entered => slot.state.store(state | BUSY, Ordering::Relaxed),
             By::Owner => slot.state.store(state, Ordering::Relaxed),
-            By::Another => {
-                slot.void_len.store(len, Ordering::Relaxed);
-                slot.set_gate(|gate| gate | VOID);
-            }
+            By::Another => slot.void_len.store(len, Ordering::Relaxed),
         }
     }
 
@@ -296,24 +292,34 @@ impl Hold {
         }
     }
 
-    /// Takes up to `n` objects of another slot, by exchanging our empty loaded magazine for one of its. So
-    /// what is left in the magazine is ours, and the next calls need not come back. Ours must both be empty;
-    /// says how many were taken.
+    /// Takes up to `n` objects of another slot, a magazine's content at a time. So what is left of that is ours,
+    /// and the next calls need not come back. Ours must both be empty; says how many were taken.
     ///
     /// # Safety
     /// `out` has room for `n`; both slots are of one pool.
     pub(crate) unsafe fn steal(&self, from: &Self, out: *mut NonNull<u8>, n: usize) -> usize {
         let mut taken = 0;
         while taken < n {
+            let ((ours, _), (theirs, len)) = (self.magazine(Place::Loaded), from.magazine(Place::Loaded));
             // The spare one first: the owner works with the loaded one.
-            let place = match (from.magazine(Place::Spare).1, from.magazine(Place::Loaded).1) {
-                (0, 0) => break,
-                (0, _) => Place::Loaded,
-                _ => Place::Spare,
-            };
-            let theirs = from.magazine(place);
-            from.set(place, self.magazine(Place::Loaded));
-            self.set(Place::Loaded, theirs);
+            let spare = from.magazine(Place::Spare);
+            if spare.1 > 0 {
+                from.set(Place::Spare, (ours, 0));
+                self.set(Place::Loaded, spare);
+            } else if len > 0 {
+                // Only its content: the owner may just be writing behind that.
+                // SAFETY: magazines of a pool have equal room, and ours is empty.
+                unsafe {
+                    Magazine::read(theirs);
+                    Magazine::written(ours);
+                    let (theirs, ours) = (Magazine::objects(theirs), Magazine::objects(ours));
+                    copy(theirs, ours, len as usize, self.slot().wide);
+                }
+                from.set_loaded_len(0);
+                self.set_loaded_len(len);
+            } else {
+                break;
+            }
             // SAFETY: `taken` of `n` are written, so there is room for the others.
             taken += unsafe { self.take_loaded(out.add(taken), n - taken) };
         }
@@ -326,14 +332,14 @@ impl Hold {
             let (magazine, len) = self.magazine(place);
             let mut kept = 0;
             for at in 0..len as usize {
-                // SAFETY: the first `len` places are written, the magazine is ours alone, and `kept` is no
-                // larger than `at`.
+                // SAFETY: the first `len` places are written, of which the magazine's owner, if it is still at it,
+                // writes none; and `kept` is no larger than `at`. It may be reading: hence not a plain write.
                 unsafe {
                     Magazine::written(magazine);
                     let objects = Magazine::objects(magazine);
                     let object = *objects.add(at);
                     if stay(object) {
-                        *objects.add(kept) = object;
+                        write_alongside(objects.add(kept), object);
                         kept += 1;
                     }
                 }

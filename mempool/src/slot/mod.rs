@@ -8,30 +8,57 @@
 //!
 //! # The gate
 //! Only the owner of a slot uses it (a thread, or a cache handle), without atomic read-modify-writes. Another
-//! thread that wants what is in it (the pool is dry; the pool closes) has to keep the owner out. The owner's
-//! flag and the length of the loaded magazine are one word, `state`, because what a get or a put costs is
-//! above all its stores:
+//! thread that wants what is in it (the pool is dry; the pool closes) has to keep the owner out. What a get or a
+//! put costs is above all its stores, so the owner does not even say that it is there: it does its work, and
+//! looks afterwards whether it was alone. The length of the loaded magazine and the room left in it are one
+//! word, `state`, which is the only thing of the slot that the fast path writes.
+//!
+//! ```text
+//!   owner                                another, under the pool's lock
+//!   if gate is open:                     gate = closed
+//!     copy from or to the magazine       (heavy barrier)
+//!     state = new len        (release)   seen = state           (acquire)
+//!     (light barrier)                    gate = closed and void
+//!     if gate is open: done              use what `seen` says is in the slot
+//!     else: in doubt
+//! ```
+//!
+//! This is Dekker's pattern: with the barriers, at least one of the two sees what the other wrote (see
+//! `barrier` for why an asymmetric pair is enough). If the owner reads "open" after its store, the other's
+//! `seen` is the new state: the call has taken place before the other looked. If it reads "closed", it is in
+//! doubt. Then it takes the pool's lock, which the other holds until it is done, and compares: if `seen` is the
+//! state that it stored, the call counts, and if not, the other has seen the state of before, the call has not
+//! taken place, and it is made again, under the lock. A get that does not count leaves nothing behind but what
+//! it wrote to its caller's array. A put that does not count may still be writing objects while the other uses
+//! the slot, but behind the `seen` length of the loaded magazine, where nothing is. So another takes objects
+//! out of a loaded magazine, and never the magazine itself, nor adds anything to it; and `state` may be
+//! overwritten late: while the gate is void the length is in `void_len`.
+//!
+//! A gate that is void is opened by the owner alone, under the lock, which takes the length over. A gate that was
+//! closed and not made void (the barrier was refused, or was not needed after all) is opened by who closed it,
+//! who has looked at nothing. So if the owner finds the very word in `entrance` that it read before, the gate
+//! has not been void in between.
+//!
+//! ## The other way in
+//! To be in doubt one must be able to wait for the lock, so the pool must not go meanwhile: the caller has a
+//! handle. A put that may be the pool's last cannot know that; it says that it is there, as does everything that
+//! takes longer than the fast path:
 //!
 //! ```text
 //!   owner                              another, under the pool's lock
 //!   len = state                        gate = closed
 //!   state = len, busy                  (heavy barrier)
 //!   (light barrier)                    wait until state is not busy
-//!   if gate is open: use the slot      use the slot, but do not write `state`
-//!   state = new len     (release)      gate = open, or closed and void   (release)
+//!   if gate is open: use the slot      as above
+//!   state = new len     (release)
 //! ```
 //!
-//! This is Dekker's pattern: with the barriers, at least one of the two sees what the other wrote (see
-//! `barrier` for why an asymmetric pair is enough). If the owner reads "open", its flag is visible to the
-//! other, who waits; the owner's release and the other's acquire hand the slot over. If the owner reads
-//! "closed", it writes back the length that it found, leaves the slot alone and waits for the pool's lock.
+//! If the owner reads "open", its flag is visible to the other, who waits; the owner's release and the other's
+//! acquire hand the slot over. If the owner reads "closed", it writes back the length that it found, leaves the
+//! slot alone and waits for the pool's lock.
 //!
-//! So the owner may write `state` while its gate is closed, but never another length than it had. The other
-//! keeps a new length of the loaded magazine elsewhere, in `void_len`, marks the gate as void, and leaves it
-//! closed: the owner finds that under the lock, takes the length over and opens the gate itself. A gate that
-//! is not void (nothing was taken) is opened by who closed it, and its release and the owner's acquire hand
-//! the slot back. Gates are closed under the lock only, so the holder of the lock has its own slot to itself.
-//! `entrance` is written by both, the owner's magazine and the other's gate: never without looking.
+//! Gates are closed under the lock only, so the holder of the lock has its own slot to itself. `entrance` is
+//! written by both, the owner's magazine and the other's gate: never without looking.
 //!
 //! # A put never fails
 //! With magazines of M objects, a pool of N objects has K = ceil(N / M) magazines and two more for each slot.
@@ -48,7 +75,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::compiler_fence;
 
 use crate::barrier::Mode;
-use crate::copy::{Wide, copy};
+use crate::copy::{Wide, copy_alongside};
 use crate::magazine::{Block, Magazine};
 use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence, relax};
 
@@ -58,13 +85,18 @@ use hold::By;
 pub(crate) use hold::{Entered, Hold};
 
 /// The gate's states, as bits of `Slot::entrance`: closed for a while, owners must fence, closed for good, the
-/// length in `state` no longer holds.
+/// length in `state` no longer holds, the processor cannot do the fast path's copies.
 pub(crate) const CLOSED: usize = 1;
 const FENCED: usize = 2;
 pub(crate) const FINAL: usize = 4;
 const VOID: usize = 8;
-const GATE: usize = CLOSED | FENCED | FINAL | VOID;
+const NARROW: usize = 16;
+const GATE: usize = CLOSED | FENCED | FINAL | VOID | NARROW;
 const _: () = assert!(align_of::<Magazine>() > GATE);
+
+/// Whether the fast path looks at the gate after its work. That takes stores that are seen in their order, and
+/// copies that another may look at while they are made: both are had on this architecture (and in a model).
+const LATE: bool = cfg!(any(target_arch = "x86_64", loom));
 
 /// In `state`: the owner is in the slot. Below it, `len` in the low half and the room left above that.
 const BUSY: u64 = 1 << 63;
@@ -78,6 +110,98 @@ fn state_of(len: u32, capacity: u32) -> u64 {
 #[inline(always)]
 fn less(n: usize) -> u64 {
     ((n as u64) << 32).wrapping_sub(n as u64)
+}
+
+/// The owner's half of the barrier.
+#[inline(always)]
+fn light() {
+    // A model knows no other than this.
+    if cfg!(loom) {
+        fence(Ordering::SeqCst);
+    } else {
+        compiler_fence(Ordering::SeqCst);
+    }
+}
+
+/// What came of a call on the fast path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    /// It has taken place.
+    Done,
+    /// The gate is closed, or the loaded magazine has not enough: nothing was done.
+    Not,
+    /// The gate was closed meanwhile. Whether the call has taken place, `Slot::counts` knows.
+    Doubt(Stored),
+}
+
+/// The state that a call in doubt has stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stored(u64);
+
+impl Attempt {
+    /// For the slow path: what there may be a doubt about.
+    #[inline(always)]
+    pub(crate) fn doubt(self) -> Option<Stored> {
+        if let Self::Doubt(stored) = self { Some(stored) } else { None }
+    }
+}
+
+/// A get or a put, as far as they differ on the fast path.
+trait Way {
+    /// Whether `n` objects can be had of, or added to, a magazine in this state.
+    fn fits(state: u64, n: usize) -> bool;
+
+    /// The state after.
+    fn after(state: u64, n: usize) -> u64;
+
+    /// Copies `n` objects before `end`, or from there on.
+    ///
+    /// # Safety
+    /// `end` is where the objects of a magazine end in which `n` fit; the other side has room, or objects,
+    /// for `n`.
+    unsafe fn copy(self, end: *mut NonNull<u8>, n: usize);
+}
+
+/// Objects out of a magazine, to here.
+struct Out(*mut NonNull<u8>);
+
+/// Objects from here into a magazine.
+struct In(*const NonNull<u8>);
+
+impl Way for Out {
+    #[inline(always)]
+    fn fits(state: u64, n: usize) -> bool {
+        n <= state as u32 as usize
+    }
+
+    #[inline(always)]
+    fn after(state: u64, n: usize) -> u64 {
+        state.wrapping_add(less(n))
+    }
+
+    #[inline(always)]
+    unsafe fn copy(self, end: *mut NonNull<u8>, n: usize) {
+        // SAFETY: as the caller says.
+        unsafe { copy_alongside(end.sub(n), self.0, n) };
+    }
+}
+
+impl Way for In {
+    #[inline(always)]
+    fn fits(state: u64, n: usize) -> bool {
+        n <= (state >> 32) as usize
+    }
+
+    #[inline(always)]
+    fn after(state: u64, n: usize) -> u64 {
+        state.wrapping_sub(less(n))
+    }
+
+    #[inline(always)]
+    unsafe fn copy(self, end: *mut NonNull<u8>, n: usize) {
+        // SAFETY: as the caller says.
+        unsafe { copy_alongside(self.0, end, n) };
+    }
 }
 
 /// Magazines of a slot.
@@ -103,6 +227,8 @@ pub(crate) struct Slot {
     entrance: AtomicPtr<Magazine>,
     wide: Wide,
     capacity: u32,
+    /// What `state` was when the gate was made void.
+    seen: AtomicU64,
     /// Odd while magazines change places, when the lengths may not tell of all objects; counted up at the
     /// beginning and at the end.
     moving: AtomicU32,
@@ -114,24 +240,29 @@ pub(crate) struct Slot {
     /// Objects that went from here to the depot, less those that came from there; wraps. The sum over the slots
     /// is what the depot has: so to count it takes no atomic read-modify-write.
     sent: AtomicUsize,
-    /// The gate when it is open: 0, or `FENCED`, which sends the owner off the fast path, to `enter`, where it
-    /// executes the fence. So the fast path need not ask which barrier is in use.
+    /// The gate when it is open: 0, or `FENCED` or `NARROW`, which send the owner off the fast path, to `enter`,
+    /// where it executes the fence and copies as it can. So the fast path need not ask for either.
     open: usize,
 }
 
 impl Slot {
     /// A slot with these magazines, which are empty and nobody else's.
     pub(crate) fn new(mode: Mode, capacity: u32, magazines: [NonNull<Magazine>; MAGAZINES]) -> Self {
-        let open = match mode {
+        let wide = Wide::detect();
+        let fence = match mode {
             Mode::Kernel => 0,
+            // In a model the fast path executes the fence.
+            Mode::Fenced if cfg!(loom) => 0,
             Mode::Fenced => FENCED,
         };
+        let open = if wide.serves_alongside() { fence } else { fence | NARROW };
         let [loaded, spare] = magazines.map(NonNull::as_ptr);
         Self {
             state: AtomicU64::new(state_of(0, capacity)),
             entrance: AtomicPtr::new(loaded.map_addr(|address| address | open)),
-            wide: Wide::detect(),
+            wide,
             capacity,
+            seen: AtomicU64::new(0),
             moving: AtomicU32::new(0),
             void_len: AtomicU32::new(0),
             spare: AtomicPtr::new(spare),
@@ -141,36 +272,29 @@ impl Slot {
         }
     }
 
-    /// The fast path of a get: takes `n` objects if the loaded magazine has them and the gate is open. True
-    /// if so.
-    ///
-    /// The slot may be gone by the time this returns, if the objects taken are the caller's only hold on the
-    /// pool.
+    /// The fast path of a get: takes `n` objects if the loaded magazine has them and the gate is open.
     ///
     /// # Safety
-    /// `slot` lives at the call and is the caller's own; `out` has room for `n` objects.
+    /// `slot` lives during the call, by what the caller has of the pool and what it gets; it is the caller's
+    /// own; `out` has room for `n` objects.
     #[inline(always)]
-    pub(crate) unsafe fn get(slot: NonNull<Self>, out: *mut NonNull<u8>, n: usize) -> bool {
-        // Models have `Mode::Fenced`, in which this never succeeds: they need not try it in all its interleavings.
-        if cfg!(loom) {
-            return false;
-        }
-        // SAFETY: the slot lives until the owner's flag is reset: who frees it closes the gate and waits for
-        // that. No reference is held over that point. The loaded magazine has `len` objects, of which the
-        // last `n` are copied; it is the caller's alone while the gate is open and the flag is set.
-        unsafe {
-            let slot = slot.as_ptr();
-            let Some((state, magazine)) = Self::claim(slot, |len, _| n <= len) else { return false };
-            let end = Magazine::objects(magazine).add(state as u32 as usize);
-            Magazine::read(magazine);
-            copy(end.sub(n), out, n, (*slot).wide);
-            (*slot).state.store(state.wrapping_add(less(n)), Ordering::Release);
-            true
-        }
+    pub(crate) unsafe fn get(slot: NonNull<Self>, out: *mut NonNull<u8>, n: usize) -> Attempt {
+        // SAFETY: as the caller says.
+        unsafe { Self::late(slot, Out(out), n) }
     }
 
-    /// The fast path of a put: adds `n` objects if the loaded magazine has room and the gate is open. True if
-    /// so.
+    /// The fast path of a put: adds `n` objects if the loaded magazine has room and the gate is open.
+    ///
+    /// # Safety
+    /// `slot` lives during the call by what the caller has of the pool beside the objects; it is the caller's
+    /// own; `objects` are `n` of the pool's, in use and the caller's.
+    #[inline(always)]
+    pub(crate) unsafe fn put(slot: NonNull<Self>, objects: *const NonNull<u8>, n: usize) -> Attempt {
+        // SAFETY: as the caller says.
+        unsafe { Self::late(slot, In(objects), n) }
+    }
+
+    /// The fast path of a put that may be the pool's last. True if it has taken place.
     ///
     /// The slot may be gone by the time this returns: the last objects may have come home.
     ///
@@ -178,46 +302,78 @@ impl Slot {
     /// `slot` lives at the call and is the caller's own; `objects` are `n` of the pool's, in use and the
     /// caller's.
     #[inline(always)]
-    pub(crate) unsafe fn put(slot: NonNull<Self>, objects: *const NonNull<u8>, n: usize) -> bool {
-        // Models have `Mode::Fenced`, in which this never succeeds: they need not try it in all its interleavings.
-        if cfg!(loom) {
-            return false;
+    pub(crate) unsafe fn put_last(slot: NonNull<Self>, objects: *const NonNull<u8>, n: usize) -> bool {
+        // SAFETY: as the caller says.
+        unsafe { Self::claimed(slot, In(objects), n) }
+    }
+
+    /// A call that looks at the gate after its work.
+    ///
+    /// # Safety
+    /// As for `get` or `put`.
+    #[inline(always)]
+    unsafe fn late<W: Way>(slot: NonNull<Self>, way: W, n: usize) -> Attempt {
+        // SAFETY: as the caller says. With an open gate, `entrance` is the address of the loaded magazine, which
+        // only the owner exchanges, and `state` is what the owner left there; who closes the gate meanwhile
+        // bears with the copy (see the module's head).
+        unsafe {
+            if !LATE {
+                return if Self::claimed(slot, way, n) { Attempt::Done } else { Attempt::Not };
+            }
+            let slot = slot.as_ptr();
+            let entrance = (*slot).entrance.load(Ordering::Acquire);
+            let state = (*slot).state.load(Ordering::Relaxed);
+            if entrance.addr() & GATE != 0 || cold(!W::fits(state, n)) {
+                return Attempt::Not;
+            }
+            let end = Magazine::objects(NonNull::new_unchecked(entrance)).add(state as u32 as usize);
+            way.copy(end, n);
+            let after = W::after(state, n);
+            (*slot).state.store(after, Ordering::Release);
+            light();
+            if (*slot).entrance.load(Ordering::Relaxed) == entrance {
+                Attempt::Done
+            } else {
+                Attempt::Doubt(Stored(after))
+            }
         }
-        // SAFETY: as in `get`; the magazine has room for `capacity` objects.
+    }
+
+    /// A call within the owner's flag. True if it has taken place.
+    ///
+    /// # Safety
+    /// As for `put_last`.
+    #[inline(always)]
+    unsafe fn claimed<W: Way>(slot: NonNull<Self>, way: W, n: usize) -> bool {
+        // SAFETY: the slot lives until the owner's flag is reset: who frees it closes the gate and waits for
+        // that. No reference is held over that point. With an open gate, `entrance` is the address of the loaded
+        // magazine, which is the caller's alone while the flag is set.
         unsafe {
             let slot = slot.as_ptr();
-            let Some((state, magazine)) = Self::claim(slot, |_, room| n <= room) else { return false };
-            let end = Magazine::objects(magazine).add(state as u32 as usize);
-            Magazine::written(magazine);
-            copy(objects, end, n, (*slot).wide);
-            (*slot).state.store(state.wrapping_sub(less(n)), Ordering::Release);
+            let state = (*slot).state.load(Ordering::Relaxed);
+            (*slot).state.store(state | BUSY, Ordering::Relaxed);
+            light();
+            let entrance = (*slot).entrance.load(Ordering::Acquire);
+            if entrance.addr() & GATE != 0 || cold(!W::fits(state, n)) {
+                (*slot).state.store(state, Ordering::Release);
+                return false;
+            }
+            let end = Magazine::objects(NonNull::new_unchecked(entrance)).add(state as u32 as usize);
+            way.copy(end, n);
+            (*slot).state.store(W::after(state, n), Ordering::Release);
             true
         }
     }
 
-    /// Sets the owner's flag. The state without it and the loaded magazine, if the gate is open and the
-    /// magazine's length and room fit; else the flag is reset.
+    /// Whether the call in doubt that stored this has taken place.
     ///
     /// # Safety
-    /// `slot` lives until the flag is reset, and is the caller's own.
-    #[inline(always)]
-    unsafe fn claim(
-        slot: *mut Self,
-        fits: impl FnOnce(usize, usize) -> bool,
-    ) -> Option<(u64, NonNull<Magazine>)> {
-        // SAFETY: it lives, as the caller says; no reference is held over the reset of the flag. With an open
-        // gate, `entrance` is the address of the loaded magazine, which is never null.
-        unsafe {
-            let state = (*slot).state.load(Ordering::Relaxed);
-            (*slot).state.store(state | BUSY, Ordering::Relaxed);
-            compiler_fence(Ordering::SeqCst);
-            let entrance = (*slot).entrance.load(Ordering::Acquire);
-            if entrance.addr() & GATE != 0 || cold(!fits(state as u32 as usize, (state >> 32) as usize)) {
-                (*slot).state.store(state, Ordering::Release);
-                return None;
-            }
-            Some((state, NonNull::new_unchecked(entrance)))
-        }
+    /// The slot lives and is the caller's own, who has the pool's lock, and has done nothing with the slot since.
+    pub(crate) unsafe fn counts(slot: NonNull<Self>, stored: Stored) -> bool {
+        // SAFETY: it lives, as the caller says.
+        let shared = unsafe { slot.as_ref() };
+        // If it is not void, nobody has looked into the slot.
+        shared.gate() & VOID == 0 || shared.seen.load(Ordering::Relaxed) == stored.0
     }
 
     /// Enters the slot as its owner; none if the gate is closed.
@@ -230,9 +386,9 @@ impl Slot {
         let shared = unsafe { slot.as_ref() };
         let state = shared.state.load(Ordering::Relaxed);
         shared.state.store(state | BUSY, Ordering::Relaxed);
-        compiler_fence(Ordering::SeqCst);
+        light();
         let mut gate = shared.gate();
-        if gate == FENCED {
+        if gate & FENCED != 0 {
             fence(Ordering::SeqCst);
             gate = shared.gate();
         }
@@ -298,17 +454,29 @@ impl Slot {
         self.set_gate(|gate| gate | how);
     }
 
-    /// Waits until the owner has left; after `close` and a heavy barrier.
+    /// Waits until the owner has left, and makes the gate void: what was seen here is what is in the slot,
+    /// whatever the owner may still write. After `close` and a heavy barrier.
     pub(crate) fn wait(&self) {
+        if self.gate() & VOID != 0 {
+            return;
+        }
         let mut round = 0;
-        while self.state.load(Ordering::Acquire) & BUSY != 0 {
+        let seen = loop {
+            // Acquire: what the owner did is seen.
+            let state = self.state.load(Ordering::Acquire);
+            if state & BUSY == 0 {
+                break state;
+            }
             relax(round);
             round = round.saturating_add(1);
-        }
+        };
+        // Relaxed: the owner reads both under the lock.
+        self.seen.store(seen, Ordering::Relaxed);
+        self.void_len.store(seen as u32, Ordering::Relaxed);
+        self.set_gate(|gate| gate | VOID);
     }
 
-    /// Lets the owner in again, unless the length that it knows does not hold: then it has to come under the
-    /// lock for the new one.
+    /// Lets the owner in again, if nobody has looked into the slot; else it has to come under the lock.
     pub(crate) fn open(&self) {
         if self.gate() & VOID == 0 {
             self.set_gate(|_| self.open);
