@@ -17,8 +17,8 @@
 //! - A put, until it has subtracted its objects: they are among the outstanding. To subtract is the last
 //!   thing it does.
 //! - A get by a [`RawHandle`](crate::RawHandle): its caller keeps an object in use, by contract.
-//! - A put that ends on the fast path: the reset of the owner's flag is the last thing it does, and step 1
-//!   waits for that.
+//! - A put without a handle that ends on the fast path (`Slot::put_last`): the reset of the owner's flag is the
+//!   last thing it does, and step 1 waits for that.
 //! - A put that took the lock before step 1: it may still be in the lock's release when another thread has
 //!   the lock already. So the lock is taken within a *pin*, a count that is taken down after the release;
 //!   step 2 comes after all pins of before are gone. Pins of later are of the second or third kind.
