@@ -1,5 +1,7 @@
 //! What testpmd can do with packets. Each engine is a pipeline, or two, behind one call a burst.
 
+use std::os::fd::BorrowedFd;
+
 use wirerate_pmd::net::MacAddress;
 use wirerate_pmd::net::checksum::mended;
 use wirerate_pmd::net::headers::{Arp, Ethernet, IcmpEcho, Ipv4, ether_type, ip_protocol};
@@ -20,6 +22,15 @@ pub trait Engine: Send {
 
     /// Its parts and what they counted.
     fn parts(&self) -> Vec<Part>;
+
+    /// Adds for each of its sources the descriptor that tells of packets, or none where one has to look.
+    fn wait_fds<'a>(&'a self, fds: &mut Vec<Option<BorrowedFd<'a>>>);
+
+    /// Asks its sources to tell of packets, and says whether some wait already.
+    fn arm_wait(&mut self) -> bool;
+
+    /// Takes that back.
+    fn disarm_wait(&mut self);
 }
 
 impl<S: Source + Send, C: Stages + Send, K: Sink + Send> Engine for Pipeline<S, C, K> {
@@ -33,6 +44,18 @@ impl<S: Source + Send, C: Stages + Send, K: Sink + Send> Engine for Pipeline<S, 
 
     fn parts(&self) -> Vec<Part> {
         Pipeline::parts(self)
+    }
+
+    fn wait_fds<'a>(&'a self, fds: &mut Vec<Option<BorrowedFd<'a>>>) {
+        fds.push(self.source().wait_fd());
+    }
+
+    fn arm_wait(&mut self) -> bool {
+        self.source_mut().arm_wait()
+    }
+
+    fn disarm_wait(&mut self) {
+        self.source_mut().disarm_wait();
     }
 }
 
@@ -60,10 +83,51 @@ impl<A: Engine, B: Engine> Engine for Both<A, B> {
     fn parts(&self) -> Vec<Part> {
         [self.0.parts(), self.1.parts()].concat()
     }
+
+    fn wait_fds<'a>(&'a self, fds: &mut Vec<Option<BorrowedFd<'a>>>) {
+        self.0.wait_fds(fds);
+        self.1.wait_fds(fds);
+    }
+
+    fn arm_wait(&mut self) -> bool {
+        // Both are armed, whatever the first one says.
+        self.0.arm_wait() | self.1.arm_wait()
+    }
+
+    fn disarm_wait(&mut self) {
+        self.0.disarm_wait();
+        self.1.disarm_wait();
+    }
 }
 
 /// An engine in a box.
 pub type Boxed = Box<dyn Engine>;
+
+impl Engine for Boxed {
+    fn poll(&mut self) -> usize {
+        (**self).poll()
+    }
+
+    fn ended(&self) -> bool {
+        (**self).ended()
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        (**self).parts()
+    }
+
+    fn wait_fds<'a>(&'a self, fds: &mut Vec<Option<BorrowedFd<'a>>>) {
+        (**self).wait_fds(fds);
+    }
+
+    fn arm_wait(&mut self) -> bool {
+        (**self).arm_wait()
+    }
+
+    fn disarm_wait(&mut self) {
+        (**self).disarm_wait();
+    }
+}
 
 /// Sends what comes in as it is.
 #[must_use]

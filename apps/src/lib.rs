@@ -8,3 +8,4 @@ pub mod program;
 pub mod report;
 pub mod sizing;
 pub mod traffic;
+pub mod work;

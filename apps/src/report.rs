@@ -16,6 +16,7 @@ use wirerate_pmd::port::{Counters, PortStats, Started};
 use wirerate_pmd::{MbufPool, Port};
 
 use crate::say;
+use crate::work::Share;
 
 /// Packets a second that a 10 Gb/s line carries at most: 64-byte frames with preamble and gap (IEEE 802.3).
 pub const LINE_RATE: f64 = 10e9 / ((64 + 8 + 12) * 8) as f64;
@@ -270,6 +271,13 @@ pub fn print_cycles(ports: &[Port<Started>], parts: &[Part], clock: &Clock) {
                 cycles as f64 / packets as f64
             );
         }
+    }
+}
+
+/// Prints what each lcore did with its time.
+pub fn print_shares(shares: &[(u32, Share)], clock: &Clock, elapsed: Duration) {
+    for (lcore, share) in shares {
+        say!("lcore {lcore}: {}", share.told(clock, elapsed));
     }
 }
 

@@ -41,6 +41,7 @@ pub mod options;
 mod stop;
 mod system;
 pub mod topology;
+pub mod wait;
 
 pub use clock::Clock;
 pub use eal::{Eal, EalBuilder};
@@ -51,3 +52,4 @@ pub use options::{EalOptions, OptionsError, one_line};
 pub use stop::StopToken;
 pub use system::SystemRoot;
 pub use topology::Topology;
+pub use wait::{IdlePolicy, Idler};

@@ -229,6 +229,26 @@ fn only_line<'a>(stdout: &'a str, prefix: &str) -> Result<&'a str> {
     Ok(line)
 }
 
+/// Of how much of the time the first lcore slept, in percent, and how often: l2fwd's and testpmd's line
+/// `lcore 0: busy 1.0 %, polling in vain 2.0 %, asleep 97.0 % (123 sleeps)`.
+///
+/// # Errors
+/// When there is no such line, or its shares do not add up.
+pub fn asleep(stdout: &str) -> Result<(f64, u64)> {
+    let line =
+        stdout.lines().find(|line| line.starts_with("lcore ")).context("no line of an lcore's time")?;
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let after = |word: &str| {
+        let at = words.iter().position(|other| *other == word);
+        let value = at.and_then(|at| words.get(at + 1)).with_context(|| format!("no {word} in {line:?}"))?;
+        value.parse::<f64>().with_context(|| format!("no number after {word} in {line:?}"))
+    };
+    let (busy, polling, asleep) = (after("busy")?, after("vain")?, after("asleep")?);
+    ensure!((99.7..100.3).contains(&(busy + polling + asleep)), "the shares are not a whole: {line:?}");
+    let sleeps = words.iter().find_map(|word| word.strip_prefix('(')?.parse().ok());
+    Ok((asleep, sleeps.with_context(|| format!("no number of sleeps in {line:?}"))?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

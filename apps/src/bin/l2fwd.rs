@@ -9,8 +9,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use wirerate_apps::sizing::Plan;
+use wirerate_apps::work::Work;
 use wirerate_apps::{demo, engines, program, report, say};
-use wirerate_eal::Eal;
+use wirerate_eal::{Eal, IdlePolicy};
 use wirerate_pmd::net::MacAddress;
 use wirerate_pmd::pipeline::{Part, Pipeline, busy_cycles};
 use wirerate_pmd::port::{Queues, registry};
@@ -53,6 +54,10 @@ struct Options {
     /// Mbufs in the pool
     #[arg(long, value_name = "N")]
     total_num_mbufs: Option<usize>,
+    /// What an lcore does while nothing comes: spin, pause, or sleep[=TIME], where TIME (200us unless given) is how
+    /// long a packet may wait in a queue that cannot wake it
+    #[arg(long, value_name = "POLICY", default_value_t)]
+    idle_policy: IdlePolicy,
 }
 
 fn main() -> ExitCode {
@@ -116,6 +121,7 @@ fn l2fwd(eal: &Eal, options: &Options) -> Result<()> {
     let mut far_side = if demo { Some(demo::FarSide::start(far, &pool)?) } else { None };
 
     let mut watch = report::Watch::new(report::Style::Table, &ports);
+    let mut shares = Vec::new();
     let limit = options.duration.or(demo.then_some(10.0));
     eal.scope(|scope| -> Result<()> {
         let mut running = Vec::new();
@@ -129,17 +135,17 @@ fn l2fwd(eal: &Eal, options: &Options) -> Result<()> {
             })?;
         }
         for lcore in lcores {
-            let mut mine: Vec<_> = pipelines.drain(..per_lcore.min(pipelines.len())).collect();
+            let mine: Vec<_> = pipelines.drain(..per_lcore.min(pipelines.len())).collect();
+            let mut work = Work::new(mine, options.idle_policy, *eal.clock())?;
+            shares.push((lcore.id(), work.share()));
             let mut far_side = far_side.take();
             running.push(scope.launch(lcore.id(), move |lcore| {
-                while !lcore.stop().requested() && !mine.iter().all(Pipeline::ended) {
-                    for pipeline in &mut mine {
-                        pipeline.poll();
-                    }
+                work.run(lcore, || {
                     if let Some(far_side) = &mut far_side {
                         far_side.poll();
                     }
-                }
+                    far_side.is_some()
+                });
             })?);
         }
         watch.run(&ports, eal.stop(), options.period, limit, || {
@@ -151,6 +157,7 @@ fn l2fwd(eal: &Eal, options: &Options) -> Result<()> {
     let elapsed = watch.elapsed();
     let forwarded = ports.iter().map(|port| port.stats().opackets).sum();
     report::print_ports(&ports, &parts);
+    report::print_shares(&shares, eal.clock(), elapsed);
     say!("{}", report::rate(forwarded, elapsed, busy_cycles(&parts)));
     drop(ports);
     report::print_balance(&pool)?;

@@ -11,8 +11,9 @@ use clap::{Args, ValueEnum};
 use wirerate_apps::engines::{self, Boxed};
 use wirerate_apps::sizing::Plan;
 use wirerate_apps::traffic::Generator;
+use wirerate_apps::work::Work;
 use wirerate_apps::{program, report, say};
-use wirerate_eal::Eal;
+use wirerate_eal::{Eal, IdlePolicy};
 use wirerate_pmd::net::MacAddress;
 use wirerate_pmd::pipeline::Part;
 use wirerate_pmd::port::{Queues, registry};
@@ -80,6 +81,10 @@ struct Options {
     /// Start at once (always so; accepted for DPDK's scripts)
     #[arg(short = 'a', long)]
     auto_start: bool,
+    /// What an lcore does while nothing comes: spin, pause, or sleep[=TIME], where TIME (200us unless given) is how
+    /// long a packet may wait in a queue that cannot wake it
+    #[arg(long, value_name = "POLICY", default_value_t)]
+    idle_policy: IdlePolicy,
     /// Leave memory unlocked (always so; accepted for DPDK's scripts)
     #[arg(long)]
     no_mlockall: bool,
@@ -177,18 +182,15 @@ fn testpmd(eal: &Eal, options: &Options) -> Result<()> {
     let parts: Vec<Part> = streams.iter().flat_map(|stream| stream.parts()).collect();
 
     let mut watch = report::Watch::new(report::Style::NicStatistics, &started);
+    let mut shares = Vec::new();
     eal.scope(|scope| -> Result<()> {
         let mut running = Vec::new();
         let (each, more) = (streams.len() / lcores, streams.len() % lcores);
         for (index, lcore) in eal.lcores().iter().take(lcores).enumerate() {
-            let mut mine: Vec<Boxed> = streams.drain(..each + usize::from(index < more)).collect();
-            running.push(scope.launch(lcore.id(), move |lcore| {
-                while !lcore.stop().requested() && !mine.iter().all(|stream| stream.ended()) {
-                    for stream in &mut mine {
-                        stream.poll();
-                    }
-                }
-            })?);
+            let mine: Vec<Boxed> = streams.drain(..each + usize::from(index < more)).collect();
+            let mut work = Work::new(mine, options.idle_policy, *eal.clock())?;
+            shares.push((lcore.id(), work.share()));
+            running.push(scope.launch(lcore.id(), move |lcore| work.run(lcore, || false))?);
         }
         let done = || running.iter().all(|lcore| lcore.is_finished());
         watch.run(&started, eal.stop(), options.stats_period, options.duration, done);
@@ -197,6 +199,7 @@ fn testpmd(eal: &Eal, options: &Options) -> Result<()> {
 
     let elapsed = watch.elapsed();
     report::print_forward_statistics(&started, &parts, elapsed);
+    report::print_shares(&shares, eal.clock(), elapsed);
     if options.record_core_cycles {
         report::print_cycles(&started, &parts, eal.clock());
     }

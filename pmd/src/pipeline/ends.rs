@@ -1,5 +1,7 @@
 //! Where packets come from and where they go.
 
+use std::os::fd::BorrowedFd;
+
 use wirerate_mempool::ring::{Consumer, Producer, Single, ring};
 
 use crate::packet::{Burst, Mbuf};
@@ -14,6 +16,19 @@ pub trait Source {
     fn ended(&self) -> bool {
         false
     }
+
+    /// A descriptor that becomes readable when there is something to give; none when one has to look.
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// As [`RxQueue::arm_wait`].
+    fn arm_wait(&mut self) -> bool {
+        false
+    }
+
+    /// As [`RxQueue::disarm_wait`].
+    fn disarm_wait(&mut self) {}
 }
 
 /// Takes packets.
@@ -30,6 +45,18 @@ impl Source for RxQueue {
 
     fn ended(&self) -> bool {
         RxQueue::ended(self)
+    }
+
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        RxQueue::wait_fd(self)
+    }
+
+    fn arm_wait(&mut self) -> bool {
+        RxQueue::arm_wait(self)
+    }
+
+    fn disarm_wait(&mut self) {
+        RxQueue::disarm_wait(self);
     }
 }
 

@@ -150,6 +150,17 @@ impl<S: Source, C: Stages, K: Sink> Pipeline<S, C, K> {
         self.source.ended()
     }
 
+    /// The source, for those who wait for it.
+    #[must_use]
+    pub fn source(&self) -> &S {
+        &self.source
+    }
+
+    /// The source, to arm and disarm it around a sleep.
+    pub fn source_mut(&mut self) -> &mut S {
+        &mut self.source
+    }
+
     /// Polls until `stop` is requested or the source has ended.
     pub fn run(&mut self, stop: &StopToken) {
         while !stop.requested() {

@@ -162,10 +162,20 @@ pub trait RxDriver: Send + fmt::Debug {
         false
     }
 
-    /// A descriptor that becomes readable when packets wait, for those who sleep.
+    /// A descriptor that becomes readable when packets wait, for those who sleep. It is the same for as long as
+    /// the queue lives.
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+
+    /// Asks the device to tell of packets by [`wait_fd`](Self::wait_fd), and says whether some wait already. What
+    /// comes after this call makes the descriptor readable. A device that always tells has nothing to do.
+    fn arm_wait(&mut self) -> bool {
+        false
+    }
+
+    /// Takes that back: the queue is polled again, and need not be told.
+    fn disarm_wait(&mut self) {}
 }
 
 /// A transmit queue, as its driver writes it.

@@ -62,10 +62,23 @@ impl RxQueue {
         self.driver.ended()
     }
 
-    /// A descriptor that becomes readable when packets wait; none when the queue can only be polled.
+    /// A descriptor that becomes readable when packets wait, the same for as long as the queue lives; none when the
+    /// queue can only be polled. [`arm_wait`](Self::arm_wait) comes before each sleep on it.
     #[must_use]
     pub fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         self.driver.wait_fd()
+    }
+
+    /// Asks the device to tell of packets by [`wait_fd`](Self::wait_fd), before a sleep. True when packets wait
+    /// already: then poll instead.
+    #[must_use = "true says that packets wait, and that a sleep would be wrong"]
+    pub fn arm_wait(&mut self) -> bool {
+        self.driver.arm_wait()
+    }
+
+    /// Takes that back, after a sleep.
+    pub fn disarm_wait(&mut self) {
+        self.driver.disarm_wait();
     }
 
     /// The port's number.

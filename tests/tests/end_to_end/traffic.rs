@@ -9,7 +9,7 @@ use wirerate_tests::frames::{LONGEST, mixed};
 use wirerate_tests::namespace::Namespace;
 use wirerate_tests::needs::{Need, trial};
 use wirerate_tests::network::{Network, Offloads, RIGHT, RIGHT_V6};
-use wirerate_tests::output::{Balance, Totals};
+use wirerate_tests::output::{Balance, Totals, asleep};
 use wirerate_tests::program::{Running, forwarder_cpu};
 use wirerate_tests::{capture, exclusive, scratch, wait};
 
@@ -45,6 +45,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             with_l2fwd(Offloads::ChecksumOnly, |network| network.send_file(FILE))
         }),
         trial("traffic::a_file_goes_through_two_lcores", NEEDS, two_lcores),
+        trial("traffic::a_forwarder_sleeps_until_packets_wake_it", NEEDS, sleeping),
         trial("traffic::testpmd_io_forwards_as_l2fwd_does", NEEDS, testpmd_io),
         trial("traffic::testpmd_icmpecho_answers_pings", NEEDS, icmpecho),
     ]
@@ -72,7 +73,7 @@ fn iperf3(network: &Network) -> Result<()> {
 /// a look at the totals.
 fn with_l2fwd(offloads: Offloads, traffic: impl FnOnce(&Network) -> Result<()>) -> Result<()> {
     let cpu = forwarder_cpu()?;
-    forward(offloads, &["-l", &cpu], traffic)
+    forward(offloads, &["-l", &cpu], &[], traffic).map(drop)
 }
 
 /// From a capture file into the left host's interface, through the middle, and out of the right host's interface
@@ -153,14 +154,35 @@ fn two_lcores() -> Result<()> {
     // Two lcores wherever there are two processors; on one they share it.
     let cpu = forwarder_cpu()?;
     let lcores = if cpu == "0" { "(0-1)@0".to_owned() } else { format!("0@0,1@{cpu}") };
-    forward(Offloads::None, &["-l", &lcores], |network| network.send_file(FILE / 4))
+    forward(Offloads::None, &["-l", &lcores], &[], |network| network.send_file(FILE / 4)).map(drop)
 }
 
-fn forward(offloads: Offloads, lcores: &[&str], traffic: impl FnOnce(&Network) -> Result<()>) -> Result<()> {
+/// With pings far apart it sleeps for the most part, wakes for each of them and loses none; and a file that
+/// keeps it busy goes through as ever.
+fn sleeping() -> Result<()> {
+    let cpu = forwarder_cpu()?;
+    let output = forward(Offloads::None, &["-l", &cpu], &["--idle-policy", "sleep"], |network| {
+        network.ping(RIGHT, 20, 56)?;
+        std::thread::sleep(Duration::from_secs(2));
+        network.ping(RIGHT, 20, 1472)?;
+        network.send_file(FILE / 16)
+    })?;
+    let (asleep, sleeps) = asleep(&output)?;
+    ensure!(asleep > 25.0 && sleeps > 20, "asleep for {asleep} % of the time, {sleeps} times:\n{output}");
+    Ok(())
+}
+
+/// What l2fwd printed, with these options of its own.
+fn forward(
+    offloads: Offloads,
+    lcores: &[&str],
+    options: &[&str],
+    traffic: impl FnOnce(&Network) -> Result<()>,
+) -> Result<String> {
     let _turn = exclusive::processors();
     let network = Network::new(offloads)?;
     let own = ["--", "--no-mac-updating", "-T", "0"];
-    let arguments = [lcores, &["--no-huge", "--no-pci"], &PORTS, &own, &LAST_RESORT].concat();
+    let arguments = [lcores, &["--no-huge", "--no-pci"], &PORTS, &own, options, &LAST_RESORT].concat();
     let running = network.forward(bundled_in(&network.middle, "l2fwd", &arguments)?)?;
     let result = traffic(&network).with_context(|| format!("the forwarder:\n{}", running.describe()));
     let finished = running.end(Signal::TERM, END)?;
@@ -179,7 +201,7 @@ fn forward(offloads: Offloads, lcores: &[&str], traffic: impl FnOnce(&Network) -
     }
     ensure!(totals.drop_count("port 0 rx_malformed") == 0, "{:?}", totals.drops);
     ensure!(network.middle.packet_sockets()? == 0, "the forwarder left a socket");
-    Ok(())
+    Ok(finished.stdout)
 }
 
 fn testpmd_io() -> Result<()> {

@@ -40,8 +40,11 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 fn help() -> Result<()> {
     let options = [
-        ("l2fwd", ["--portmap", "--no-mac-updating", "--duration", "-q", "-T", "--total-num-mbufs"]),
-        ("testpmd", ["--forward-mode", "--burst", "--txpkts", "--nb-cores", "--tx-first", "--mbcache"]),
+        (
+            "l2fwd",
+            ["--portmap", "--no-mac-updating", "--duration", "-q", "--idle-policy", "--total-num-mbufs"],
+        ),
+        ("testpmd", ["--forward-mode", "--burst", "--txpkts", "--nb-cores", "--idle-policy", "--mbcache"]),
     ];
     for (program, own) in options {
         for ask in [&["--help"][..], &["-h"], &["--", "--help"]] {
@@ -74,9 +77,10 @@ fn unknown_options() -> Result<()> {
 
 fn wrong_values() -> Result<()> {
     let null = ["--no-huge", "--vdev", "net_null0", "--vdev", "net_null1", "--"];
-    let cases: [(&str, &[&str], &[&str]); 12] = [
+    let cases: [(&str, &[&str], &[&str]); 13] = [
         ("l2fwd", &["--duration", "soon"], &["--duration", "soon"]),
         ("l2fwd", &["-T", "often"], &["-T", "often"]),
+        ("l2fwd", &["--idle-policy", "sleep=soon"], &["--idle-policy", "sleep=soon", "sleep=200us"]),
         ("l2fwd", &["-q", "0"], &["-q"]),
         ("l2fwd", &["-p", "xyz"], &["xyz", "hexadecimal"]),
         ("l2fwd", &["-p", "0"], &["no port"]),
