@@ -14,6 +14,7 @@ pub mod cgroup;
 pub mod dpdk;
 pub mod exclusive;
 pub mod frames;
+pub mod guest;
 pub mod hugepages;
 pub mod namespace;
 pub mod needs;

@@ -10,6 +10,7 @@ use anyhow::Result;
 use libtest_mimic::{Completion, Failed, Trial};
 
 use crate::cgroup::MemoryCgroup;
+use crate::guest::Kernel;
 use crate::hugepages::Reservation;
 use crate::namespace::Namespace;
 use crate::program;
@@ -41,6 +42,10 @@ pub enum Need {
     Valgrind,
     /// `script` of util-linux, which gives a program a terminal.
     Script,
+    /// QEMU for x86-64, and what the inside of a guest is made of.
+    Qemu,
+    /// A kernel for guests is in the cache.
+    GuestKernel,
     /// A memory cgroup can be made.
     MemoryCgroup,
     /// A user without privileges to run a program as: this one, or `setpriv` to become one.
@@ -95,6 +100,13 @@ impl Need {
                     "no nightly toolchain: rustup toolchain install nightly"
                 );
             }
+            Self::Qemu => {
+                on_path("qemu-system-x86_64", "qemu-system-x86")?;
+                on_path("busybox", "busybox-static")?;
+                on_path("setpriv", "util-linux")?;
+                on_path("ldd", "libc-bin")?;
+            }
+            Self::GuestKernel => drop(Kernel::cached()?),
             Self::MemoryCgroup => drop(MemoryCgroup::new()?),
             Self::Unprivileged => {
                 if is_root() {

@@ -231,13 +231,13 @@ impl Finished {
 
 /// What comes out of a pipe, collected by a thread.
 #[derive(Debug)]
-struct Capture {
+pub(crate) struct Capture {
     bytes: Arc<Mutex<Vec<u8>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Capture {
-    fn of(pipe: Option<impl Read + Send + 'static>) -> Self {
+    pub(crate) fn of(pipe: Option<impl Read + Send + 'static>) -> Self {
         let bytes = Arc::new(Mutex::new(Vec::new()));
         let thread = pipe.map(|mut pipe| {
             let bytes = Arc::clone(&bytes);
@@ -251,11 +251,17 @@ impl Capture {
         Self { bytes, thread }
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.bytes.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
     }
 
-    fn is_complete(&self) -> bool {
+    /// What came after the first `seen` bytes.
+    pub(crate) fn since(&self, seen: usize) -> Vec<u8> {
+        let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        bytes.get(seen..).unwrap_or_default().to_vec()
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 }
