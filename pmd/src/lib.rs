@@ -10,6 +10,7 @@
 //! | [`port`] | what it travels through: ports, queues, counters, devargs, the registry of drivers |
 //! | [`net`] | what is inside it: headers and checksums, without `unsafe` |
 //! | [`pipeline`] | what is done with it: stages over bursts, on one lcore or cut over several |
+//! | [`virtqueue`] | the rings of virtio devices, split and packed, both sides |
 //! | [`drivers`] | the drivers, by DPDK's names |
 //!
 //! The smallest program that forwards is `examples/forward.rs`.
@@ -19,6 +20,7 @@ pub mod net;
 pub mod packet;
 pub mod pipeline;
 pub mod port;
+pub mod virtqueue;
 
 pub use packet::{Burst, Mbuf, MbufPool, MbufPoolConfig};
 pub use port::{Port, PortConfig, RxQueue, TxQueue};

@@ -108,6 +108,13 @@ impl Burst {
         count
     }
 
+    /// Takes the first `count` packets out one by one; fewer when there are fewer. What the iterator did not give goes
+    /// home with it.
+    #[inline]
+    pub(crate) fn drain_front(&mut self, count: usize) -> impl Iterator<Item = Mbuf> + '_ {
+        self.items.drain(..count.min(self.items.len()))
+    }
+
     /// Keeps the packets for which `keep` is true, in their order, and puts the others home.
     pub fn retain(&mut self, mut keep: impl FnMut(&mut Mbuf) -> bool) {
         self.items.retain(|packet| keep(packet));

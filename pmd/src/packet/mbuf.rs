@@ -349,8 +349,29 @@ impl Mbuf {
             && header.references.load(Ordering::Acquire) == 1
     }
 
+    /// Whether the packet is of one segment and asks for no offload.
+    #[inline(always)]
+    pub(crate) fn is_plain(&self) -> bool {
+        let header = self.header();
+        header.next.is_none() && header.flags & super::Offload::TX_ALL.bits() == 0
+    }
+
+    /// Where `count` bytes for a header begin, right in front of the data, if the packet is of one segment that nobody
+    /// else reads, asks for no offload, and has that much headroom. Nobody reads those bytes, so they may be written.
+    #[inline(always)]
+    pub(crate) fn headed(&self, count: usize) -> Option<NonNull<u8>> {
+        let header = self.header();
+        let plain = header.flags & (ATTACHED | super::Offload::TX_ALL.bits()) == 0;
+        let fits = plain
+            && header.next.is_none()
+            && header.references.load(Ordering::Acquire) == 1
+            && usize::from(header.data_offset) >= count;
+        // SAFETY: the headroom lies in the buffer, and is `data_offset` bytes long.
+        fits.then(|| unsafe { header.buffer.add(usize::from(header.data_offset) - count) })
+    }
+
     #[inline]
-    pub(super) fn pool_handle(&self) -> wirerate_mempool::RawHandle {
+    pub(crate) fn pool_handle(&self) -> wirerate_mempool::RawHandle {
         self.header().pool
     }
 }

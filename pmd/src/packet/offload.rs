@@ -34,6 +34,15 @@ bitflags! {
     }
 }
 
+impl Offload {
+    /// All that a port can be asked for.
+    pub const TX_ALL: Self = Self::TX_VLAN_INSERT
+        .union(Self::TX_IP_CHECKSUM)
+        .union(Self::TX_TCP_CHECKSUM)
+        .union(Self::TX_UDP_CHECKSUM)
+        .union(Self::TX_TCP_SEGMENTATION);
+}
+
 /// Where the headers of a packet end, for a port that is asked to fill in checksums or to segment.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
