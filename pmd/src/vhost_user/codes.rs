@@ -145,3 +145,23 @@ requests! {
         VringErr = 5, "BACKEND_VRING_ERR";
     }
 }
+
+impl Code {
+    /// Whether the back end answers it with a payload of its own, asked for an answer or not.
+    #[must_use]
+    pub fn has_reply(self) -> bool {
+        matches!(
+            self,
+            Self::GetFeatures
+                | Self::GetProtocolFeatures
+                | Self::GetVringBase
+                | Self::GetQueueNum
+                | Self::GetConfig
+                | Self::CreateCryptoSession
+                | Self::PostcopyAdvise
+                | Self::GetInflightFd
+                | Self::GetMaxMemSlots
+                | Self::GetStatus
+        )
+    }
+}

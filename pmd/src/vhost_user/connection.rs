@@ -100,6 +100,11 @@ impl Connection {
         self.wake = Some(wake.clone());
     }
 
+    /// What ends every wait, if anything does.
+    pub(super) fn wake(&self) -> Option<&Wake> {
+        self.wake.as_ref()
+    }
+
     /// How long the other side may take within a message.
     #[must_use]
     pub fn time_limit(&self) -> Duration {

@@ -371,20 +371,6 @@ impl Request {
         }
     }
 
-    /// Whether the back end answers it in any case.
-    #[must_use]
-    pub fn has_reply(&self) -> bool {
-        matches!(
-            self,
-            Self::GetFeatures
-                | Self::GetProtocolFeatures
-                | Self::GetVringBase { .. }
-                | Self::GetQueueNum
-                | Self::GetConfig { .. }
-                | Self::GetStatus
-        )
-    }
-
     /// The message: header and payload.
     #[must_use]
     pub fn encode(&self, need_reply: bool) -> Vec<u8> {
