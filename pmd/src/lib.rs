@@ -11,6 +11,7 @@
 //! | [`net`] | what is inside it: headers and checksums, without `unsafe` |
 //! | [`pipeline`] | what is done with it: stages over bursts, on one lcore or cut over several |
 //! | [`virtqueue`] | the rings of virtio devices, split and packed, both sides |
+//! | [`vhost_user`] | how two processes agree on such rings, over a unix socket |
 //! | [`drivers`] | the drivers, by DPDK's names |
 //!
 //! The smallest program that forwards is `examples/forward.rs`.
@@ -20,6 +21,7 @@ pub mod net;
 pub mod packet;
 pub mod pipeline;
 pub mod port;
+pub mod vhost_user;
 pub mod virtqueue;
 
 pub use packet::{Burst, Mbuf, MbufPool, MbufPoolConfig};

@@ -390,7 +390,7 @@ mod tests {
         assert!(matches!(refused, SharedMemoryError::File { .. }), "{refused}");
         assert!(refused.to_string().contains("0x1fff"), "{refused}");
         SharedRegion::map(file(8192), place).unwrap();
-        let (pipe, _write) = std::io::pipe().unwrap();
+        let (pipe, _write) = io::pipe().unwrap();
         assert!(SharedRegion::map(pipe.into(), place).unwrap_err().to_string().contains("plain file"));
     }
 
