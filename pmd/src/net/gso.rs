@@ -25,6 +25,24 @@ const DONE: Offload = Offload::TX_CHECKSUMS.union(Offload::TX_TCP_SEGMENTATION).
 ///
 /// An IP length of 0 is taken for "as long as the packet".
 ///
+/// ```
+/// # use wirerate_pmd::net::gso;
+/// # use wirerate_pmd::packet::TxLengths;
+/// # use wirerate_pmd::{MbufPool, MbufPoolConfig};
+/// # let pool = MbufPool::on_heap(&MbufPoolConfig::new("doc", 64))?;
+/// # let mut frame = vec![0; 14 + 20 + 20];
+/// # frame[12..15].copy_from_slice(&[0x08, 0x00, 0x45]);
+/// # frame[16..18].copy_from_slice(&4040_u16.to_be_bytes());
+/// # (frame[23], frame[46]) = (6, 0x50);
+/// # frame.resize(14 + 4040, 0);
+/// let mut packet = pool.alloc_from(&frame).ok_or("no mbuf")?;
+/// packet.set_tx_lengths(TxLengths { l2: 14, l3: 20, l4: 20, tso_segment: 1460 });
+/// let mut lens = Vec::new();
+/// gso::segment(&packet, &pool, |segment| lens.push(segment.len()))?;
+/// assert_eq!(lens, [1514, 1514, 54 + 1080]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// Nothing is given to `out` then, and all mbufs are home:
 /// [`OffloadError::BadHeader`] when this is no whole TCP packet over IP over Ethernet, or its `TxLengths` are not
