@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`packet`] | what travels: the mbuf, its pool, the burst |
 //! | [`port`] | what it travels through: ports, queues, counters, devargs, the registry of drivers |
-//! | [`net`] | what is inside it: headers and checksums, without `unsafe` |
+//! | [`net`] | what is inside it: headers, checksums, segmentation in software, without `unsafe` |
 //! | [`pipeline`] | what is done with it: stages over bursts, on one lcore or cut over several |
 //! | [`virtqueue`] | the rings of virtio devices, split and packed, both sides |
 //! | [`vhost_user`] | how two processes agree on such rings, over a unix socket |

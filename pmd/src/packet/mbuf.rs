@@ -189,9 +189,7 @@ impl Mbuf {
     #[inline]
     #[must_use]
     pub fn is_writable(&self) -> bool {
-        let header = self.header();
-        // Acquire pairs with the release in a clone's drop: its reads are over before our writes.
-        header.flags & ATTACHED == 0 && header.references.load(Ordering::Acquire) == 1
+        writable(self.header())
     }
 
     /// Bytes free in front of the first segment's data; 0 when it is not writable.
@@ -207,7 +205,7 @@ impl Mbuf {
         let last = self.last_segment();
         // SAFETY: segments of a chain are live objects owned by this packet.
         let header = unsafe { last.as_ref() };
-        if header.flags & ATTACHED != 0 || header.references.load(Ordering::Acquire) != 1 {
+        if !writable(header) {
             return 0;
         }
         usize::from(header.buffer_len) - usize::from(header.data_offset) - usize::from(header.data_len)
@@ -344,9 +342,7 @@ impl Mbuf {
     #[inline]
     pub(super) fn is_simple(&self) -> bool {
         let header = self.header();
-        header.next.is_none()
-            && header.flags & ATTACHED == 0
-            && header.references.load(Ordering::Acquire) == 1
+        header.next.is_none() && writable(header)
     }
 
     /// Whether the packet is of one segment and asks for no offload.
@@ -406,6 +402,13 @@ fn free_chain(first: NonNull<Header>) {
         detach(segment);
         release(segment);
     }
+}
+
+/// Whether a segment's buffer is its own and no clone reads it.
+#[inline]
+pub(super) fn writable(header: &Header) -> bool {
+    // Acquire pairs with the release in a clone's drop: its reads are over before our writes.
+    header.flags & ATTACHED == 0 && header.references.load(Ordering::Acquire) == 1
 }
 
 /// The bytes of one segment.
