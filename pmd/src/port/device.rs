@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use super::{Counters, PortConfig, PortError};
 use crate::net::MacAddress;
-use crate::packet::Burst;
+use crate::packet::{Burst, Offload};
 
 /// What is fixed about a device.
 #[derive(Debug, Clone)]
@@ -26,11 +26,17 @@ pub struct DeviceInfo {
     pub rx_held: fn(&PortConfig) -> usize,
     /// Mbufs that the device holds for each transmit queue.
     pub tx_held: fn(&PortConfig) -> usize,
+    /// The flags that the device can set on received packets, of its own accord or as
+    /// [`PortConfig::rx_offloads`] allows.
+    pub rx_offloads: Offload,
+    /// What the device can do while sending, at best. What a queue does at the moment is
+    /// [`TxQueue::offloads`](super::TxQueue::offloads); software does the rest.
+    pub tx_offloads: Offload,
 }
 
 impl DeviceInfo {
-    /// A device of `driver` with `max_rx_queues` and `max_tx_queues`, frames of up to 64 KiB, and no mbufs of
-    /// its own.
+    /// A device of `driver` with `max_rx_queues` and `max_tx_queues`, frames of up to 64 KiB, no mbufs of
+    /// its own, and no offloads.
     #[must_use]
     pub fn new(driver: &'static str, max_rx_queues: u16, max_tx_queues: u16) -> Self {
         Self {
@@ -41,6 +47,8 @@ impl DeviceInfo {
             max_frame: usize::from(u16::MAX),
             rx_held: |_| 0,
             tx_held: |_| 0,
+            rx_offloads: Offload::empty(),
+            tx_offloads: Offload::empty(),
         }
     }
 }
@@ -184,4 +192,15 @@ pub trait TxDriver: Send + fmt::Debug {
     /// sends ([`Counters::passed`]) and those that cannot be sent, which it drops. What it leaves in the burst
     /// may be offered again.
     fn tx_burst(&mut self, burst: &mut Burst, counters: &Counters);
+
+    /// The `TX_*` flags that the queue does at the moment. Packets that ask for others do not get here: the queue
+    /// around it has done those in software. May change between bursts, when a peer negotiates anew; what it says
+    /// holds for the next call of [`tx_burst`](Self::tx_burst), so a queue whose peer changes its mind meanwhile
+    /// drops what it cannot send.
+    ///
+    /// To do [`Offload::TX_TCP_SEGMENTATION`] includes the TCP checksums, of segments of packets over both IPv4 and
+    /// IPv6.
+    fn offloads(&self) -> Offload {
+        Offload::empty()
+    }
 }

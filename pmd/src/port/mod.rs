@@ -4,6 +4,7 @@ mod counters;
 mod devargs;
 mod device;
 mod error;
+mod mend;
 #[expect(clippy::module_inception, reason = "the port is what this room is about")]
 mod port;
 mod queue;
