@@ -14,7 +14,7 @@ use wirerate_tests::guest::{self, Feature, Guest, Machine, Nic};
 use wirerate_tests::namespace::Namespace;
 use wirerate_tests::needs::{Need, trial};
 use wirerate_tests::network::{LEFT, LEFT_V6, Network, Offloads, RIGHT, RIGHT_V6};
-use wirerate_tests::output::Totals;
+use wirerate_tests::output::{Balance, Totals};
 use wirerate_tests::program::{Finished, Running, forwarder_cpu};
 use wirerate_tests::{exclusive, scratch, wait};
 
@@ -51,27 +51,32 @@ const FRAME: u64 = 1514;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        trial("guests::two_guests_send_segments_larger_than_frames", NEEDS, || {
-            linked(&l2fwd, "", |nic| nic, offloads)
-        }),
+        trial("guests::two_guests_send_segments_larger_than_frames", NEEDS, || by_l2fwd(|nic| nic, offloads)),
         trial("guests::dpdk_links_guests_as_l2fwd_does", NEEDS_DPDK, || {
             let dpdk = Dpdk::new();
             let io =
                 |place: &Namespace, devices: &[&str]| dpdk.command(place, devices, &["--forward-mode=io"]);
-            linked(&io, ",tso=1", |nic| nic, offloads)
+            linked(&io, ",tso=1", |nic| nic, offloads)?.expect_code(0).map(drop)
         }),
         trial("guests::traffic_flows_again_after_l2fwd_has_ended", NEEDS, || {
-            linked(&l2fwd, "", |nic| nic, forwarder_ends)
+            by_l2fwd(|nic| nic, forwarder_ends)
         }),
         trial("guests::traffic_flows_again_after_a_guest_has_ended", NEEDS, || {
-            linked(&l2fwd, "", |nic| nic, guest_ends)
+            by_l2fwd(|nic| nic, guest_ends)
         }),
         trial("guests::a_guest_talks_to_a_namespace", NEEDS, namespace),
-        trial("guests::two_guests_use_packed_virtqueues", NEEDS, || linked(&l2fwd, "", Nic::packed, packed)),
+        trial("guests::two_guests_use_packed_virtqueues", NEEDS, || by_l2fwd(Nic::packed, packed)),
         trial("guests::two_guests_use_two_pairs_of_queues", NEEDS, || {
-            linked(&testpmd_of_two_queues, ",queues=2", |nic| nic.queues(2), queues)
+            let finished = linked(&testpmd_of_two_queues, ",queues=2", |nic| nic.queues(2), queues)?;
+            finished.expect_code(0)?;
+            Balance::read(&finished.stdout)?.check_home()
         }),
     ]
+}
+
+/// Two guests with l2fwd between them, for `checks`, and a look at its totals.
+fn by_l2fwd(nic: fn(Nic) -> Nic, checks: impl FnOnce(&mut Pair<'_>) -> Result<()>) -> Result<()> {
+    check_l2fwd(&linked(&l2fwd, "", nic, checks)?)
 }
 
 /// The command line of a program that forwards between these devices, in this place.
@@ -106,20 +111,20 @@ struct Pair<'a> {
 }
 
 /// Makes a pair, with these further parameters of `net_vhost` and guests' interfaces of this kind, for `checks`. Then
-/// the forwarder ends by SIGTERM, and its totals are looked at.
+/// the forwarder ends by SIGTERM, before the guests.
 fn linked(
     forward: Forward<'_>,
     parameters: &str,
     nic: fn(Nic) -> Nic,
     checks: impl FnOnce(&mut Pair<'_>) -> Result<()>,
-) -> Result<()> {
+) -> Result<Finished> {
     let _turn = exclusive::processors();
     let mut pair = Pair::new(forward, parameters, nic)?;
     let result = checks(&mut pair);
     result.with_context(|| pair.log())?;
-    let Pair { forwarder, left, right, .. } = pair;
-    let finished = forwarder.end(Signal::TERM, END)?;
-    check_end(&finished).with_context(|| left.log() + &right.log())
+    // The rest of the pair lives until the end of this function.
+    let Pair { forwarder, left: _left, right: _right, .. } = pair;
+    forwarder.end(Signal::TERM, END)
 }
 
 impl<'a> Pair<'a> {
@@ -191,11 +196,8 @@ fn check_rate(rate: f64) -> Result<()> {
     Ok(())
 }
 
-fn check_end(finished: &Finished) -> Result<()> {
+fn check_l2fwd(finished: &Finished) -> Result<()> {
     finished.expect_code(0)?;
-    if !finished.what.contains("l2fwd") {
-        return Ok(());
-    }
     let totals = Totals::read(&finished.stdout)?;
     for id in [0, 1] {
         let (port, partner) = (totals.port(id)?, totals.port(1 - id)?);
@@ -311,7 +313,7 @@ fn namespace() -> Result<()> {
     let [mut left] = guest::boot([&machine]).with_context(|| forwarder.describe())?;
     let result = guest_and_host(&mut left, &network.right);
     result.with_context(|| format!("{}the forwarder: {}", left.log(), forwarder.describe()))?;
-    check_end(&forwarder.end(Signal::TERM, END)?).with_context(|| left.log())
+    check_l2fwd(&forwarder.end(Signal::TERM, END)?)
 }
 
 fn guest_and_host(left: &mut Guest, right: &Namespace) -> Result<()> {
