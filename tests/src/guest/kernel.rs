@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::image;
 use super::modules::Modules;
 use crate::program;
 
@@ -19,6 +20,8 @@ const META: &str = "linux-image-amd64";
 const CACHE: &str = "WIRERATE_CACHE";
 /// What a folder is called while it is being filled.
 const UNFINISHED: &str = "unfinished-";
+/// What the kernel's file is called when it has been taken out of its image.
+const UNPACKED: &str = "kernel";
 /// Time that apt may take to look something up.
 const LOOK_UP: Duration = Duration::from_secs(60);
 /// Time for a download of 70 MB, and to unpack it.
@@ -74,7 +77,12 @@ impl Kernel {
             let work = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(&cache)?;
             let content = work.path().join("content");
             unpack(&package, work.path(), &content)?;
-            Self::in_folder(&content).context("looking into the package")?;
+            let kernel = Self::in_folder(&content).context("looking into the package")?;
+            let unpacked = kernel.image.with_file_name(UNPACKED);
+            // QEMU boots it packed, too: that takes longer, and is no reason to do without.
+            if let Err(error) = image::unpack(&kernel.image, &unpacked) {
+                eprintln!("the kernel for guests stays packed, and they start later: {error:#}");
+            }
             fs::rename(&content, &folder).context("moving the kernel to its place")?;
         }
         Self::in_folder(&folder)
@@ -98,7 +106,9 @@ impl Kernel {
                 let places = ["lib/modules", "usr/lib/modules"].map(|place| folder.join(place).join(release));
                 let modules = places.into_iter().find(|place| place.is_dir());
                 let modules = modules.with_context(|| format!("{release} has no modules"))?;
-                return Ok(Self { image: boot.join(&name), modules });
+                let images = [boot.join(UNPACKED), boot.join(&name)];
+                let image = images.into_iter().find(|image| image.exists()).context("no kernel")?;
+                return Ok(Self { image, modules });
             }
         }
         bail!("no kernel in {}", boot.display())
@@ -191,6 +201,8 @@ mod tests {
             fs::create_dir_all(folder.path().join(place)).unwrap();
             let kernel = Kernel::in_folder(folder.path()).unwrap();
             assert!(kernel.image.ends_with("boot/vmlinuz-6.1") && kernel.modules.ends_with(place));
+            fs::write(folder.path().join("boot").join(UNPACKED), "").unwrap();
+            assert!(Kernel::in_folder(folder.path()).unwrap().image.ends_with(UNPACKED));
         }
     }
 }

@@ -32,6 +32,7 @@ use crate::{scratch, wait};
 
 mod console;
 mod cpio;
+mod image;
 mod initramfs;
 mod kernel;
 mod modules;
