@@ -150,7 +150,11 @@ impl<D: Device> BackEnd<D> {
                 let code = request.code();
                 self.request(request, message.fds).map_err(|reason| VhostUserError::Refused { code, reason })
             }
-            Err(error) if error.refusable() => Err(error.into()),
+            Err(error) if error.refusable() => {
+                // Before it is answered: whoever has an answer may count on it.
+                drop(message.fds);
+                Err(error.into())
+            }
             Err(error) => return Err(error.into()),
         };
         let payload = match served {
