@@ -152,6 +152,8 @@ fn cve_2020_10726_cve_2022_0669_descriptors_of_inflight_messages_are_closed() {
 fn cve_2019_14818_descriptors_are_closed_however_their_message_ends() {
     let memory = Memory::new("14818", USER, 0x10000, 0);
     let one = memory.fd.as_fd();
+    // One that blocks, at first.
+    let event = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
     let (mut front, back) = open();
     front.prepare(0, &memory);
     // Again and again: the last of each kind is kept, and the memory needs no descriptor.
@@ -161,20 +163,24 @@ fn cve_2019_14818_descriptors_are_closed_however_their_message_ends() {
             Request::SetVringCall { ring: 0, fd: true },
             Request::SetVringErr { ring: 0, fd: true },
         ] {
-            assert_eq!(front.done(&request, &[one]), Some(true));
+            assert_eq!(front.done(&request, &[event.as_fd()]), Some(true));
+            assert_eq!(front.done(&request, &[one]), Some(false), "no eventfd");
         }
         assert_eq!(front.done(&memory.table(), &[one]), Some(true));
         // Refused: no such ring; no socket; memory beyond the end of its file.
-        assert_eq!(front.done(&Request::SetVringKick { ring: 9, fd: true }, &[one]), Some(false));
+        assert_eq!(front.done(&Request::SetVringKick { ring: 9, fd: true }, &[event.as_fd()]), Some(false));
         assert_eq!(front.done(&Request::SetBackendReqFd, &[one]), Some(false));
         let long = Region { guest: 0, size: 0x10000, user: USER, offset: 0x1000 };
         let long = Request::SetMemTable([long].into_iter().collect());
         assert_eq!(front.done(&long, &[one]), Some(false));
     }
     // Ours; kick, call and error; and the ring's own kick and call.
-    assert_eq!((memory.fds(), memory.mappings()), (1 + 3 + 2, 1));
+    assert_eq!(event_fds(&event), 1 + 3 + 2);
+    assert_eq!((memory.fds(), memory.mappings()), (1, 1));
+    assert!(rustix::fs::fcntl_getfl(&event).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
     drop(front);
     back.end().unwrap();
+    assert_eq!(event_fds(&event), 1);
     assert_eq!((memory.fds(), memory.mappings()), (1, 0));
 
     // Descriptors that no request has, too many of them, and a message that never ends.
@@ -428,19 +434,19 @@ proptest! {
     #[test]
     fn any_order_of_requests_makes_sense_to_the_device(requests in proptest::collection::vec(any_request(), 1..80)) {
         let memory = Memory::new("order", USER, 0x10000, 0);
+        let event = event();
         let (mut front, back) = open();
         for (request, _) in &requests {
             let fd = match request {
-                Request::SetVringKick { fd: true, .. }
-                | Request::SetVringCall { fd: true, .. }
-                | Request::SetMemTable(_) => Some(memory.fd.as_fd()),
+                Request::SetVringKick { fd: true, .. } | Request::SetVringCall { fd: true, .. } => Some(event.as_fd()),
+                Request::SetMemTable(_) => Some(memory.fd.as_fd()),
                 _ => None,
             };
             prop_assert!(front.ask(request, fd.as_slice()).is_some(), "{request:?}");
         }
         drop(front);
         prop_assert_eq!(back.end().unwrap(), Ended::Closed);
-        prop_assert_eq!((memory.fds(), memory.mappings()), (1, 0));
+        prop_assert_eq!((memory.fds(), memory.mappings(), event_fds(&event)), (1, 0, 1));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Front end against back end over socket pairs, and either against a peer that does as it likes.
 
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -198,6 +198,17 @@ impl Memory {
 
 fn event() -> OwnedFd {
     eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap()
+}
+
+/// How many descriptors of this eventfd the process has, this one among them.
+fn event_fds(fd: &OwnedFd) -> usize {
+    let id = |path: &std::path::Path| {
+        let info = fs::read_to_string(path).unwrap_or_default();
+        info.lines().find(|line| line.starts_with("eventfd-id")).map(str::to_owned)
+    };
+    let ours = id(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()).as_ref()).unwrap();
+    let all = fs::read_dir("/proc/self/fdinfo").unwrap().flatten();
+    all.filter(|entry| id(&entry.path()).as_ref() == Some(&ours)).count()
 }
 
 /// Where a ring of up to 256 descriptors lies in memory that begins at `user`: a page for each part.
