@@ -34,3 +34,6 @@ pub use error::{ProtocolError, VhostUserError};
 pub use frontend::{Events, FrontEnd, MemoryRegion, NetConfig, RingAddresses, Watch};
 pub use message::{Request, parse};
 pub use wake::{Waited, Wake};
+
+#[cfg(test)]
+mod tests;
