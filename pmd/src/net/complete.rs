@@ -6,13 +6,13 @@
 use core::ops::Range;
 
 use thiserror::Error;
+use zerocopy::FromBytes;
 
 use super::checksum::Sum;
 use super::headers::{Ipv4, ether_type, ip_protocol};
-use super::transport::{MOST_HEADER_BYTES, Transport, header_bytes, ip_header_at};
+use super::transport::{MOST_HEADER_BYTES, Transport, header_bytes, ip_header_at, parse_lengths};
 use crate::packet::{MAX_BURST, Mbuf, Offload};
 use crate::port::DropReason;
-use zerocopy::FromBytes;
 
 /// Bytes in front of a VLAN tag: the two addresses.
 const ADDRESSES: usize = 12;
@@ -136,7 +136,7 @@ pub(super) fn ipv4_checksum(packet: &[u8]) -> Option<u16> {
 /// Completes a checksum of any kind that its sender left half done (virtio 1.2, 5.1.6.2; Linux's
 /// `CHECKSUM_PARTIAL`): the internet checksum of all bytes from `start` on goes into the two bytes `offset` behind
 /// `start`, which hold the sum of the pseudo header until then and are summed too. So the headers are not looked
-/// at; for packets that [`parse_lengths`](super::transport::parse_lengths) does not know.
+/// at; for packets that [`parse_lengths`] does not know.
 ///
 /// A checksum of 0 is written in its other form, 0xffff, as Linux does: in UDP 0 would say that there is none.
 ///
@@ -154,6 +154,30 @@ pub fn complete_partial(packet: &mut Mbuf, start: usize, offset: usize) -> Resul
         checksum => checksum,
     };
     if packet.write(at, &checksum.to_be_bytes()) { Ok(()) } else { Err(OffloadError::Shared) }
+}
+
+/// Takes in a received packet whose checksum its sender left to hardware, with virtio's words for where it is
+/// (`csum_start`, `csum_offset`). When that is the TCP or UDP checksum of the packet's headers and `allowed`
+/// ([`PortConfig::rx_offloads`](crate::PortConfig::rx_offloads)) has its flag, the packet gets the flag and its
+/// `TxLengths`, for whoever sends it; else [`complete_partial`] does it here.
+///
+/// # Errors
+/// Those of [`complete_partial`].
+pub fn receive_partial(
+    packet: &mut Mbuf,
+    start: usize,
+    offset: usize,
+    allowed: Offload,
+) -> Result<(), OffloadError> {
+    if let Some(headers) = parse_lengths(packet)
+        && (headers.transport_at(), headers.checksum_offset()) == (start, offset)
+        && allowed.contains(headers.checksum_flag())
+    {
+        packet.set_tx_lengths(headers.lengths);
+        packet.set_offload(packet.offload() | headers.checksum_flag());
+        return Ok(());
+    }
+    complete_partial(packet, start, offset)
 }
 
 /// Puts the tag that [`Offload::TX_VLAN_INSERT`] asks for into the frame, an 802.1Q one with the packet's

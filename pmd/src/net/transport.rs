@@ -229,6 +229,9 @@ impl Headers {
 /// packet", which is what packets to be segmented may have.
 #[must_use]
 pub fn parse_lengths(packet: &Mbuf) -> Option<Headers> {
+    if packet.is_contiguous() {
+        return parse_lengths_within(packet.data(), packet.len());
+    }
     let mut scratch = [0; MOST_HEADER_BYTES];
     parse_lengths_within(header_bytes(packet, &mut scratch), packet.len())
 }

@@ -77,6 +77,9 @@ impl Offload {
 /// `l2`, `l3` and `l4` follow each other: the IP header begins `l2` bytes into the packet, the TCP or UDP header
 /// `l2 + l3`, the payload `l2 + l3 + l4`. [`parse_lengths`](crate::net::transport::parse_lengths) finds them.
 /// Software also takes 0 for "look for it"; devices do not.
+///
+/// They mean something only together with a `TX_*` flag, and are set with it: a fresh packet has those of the
+/// packet that its mbuf was before.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TxLengths {

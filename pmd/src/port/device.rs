@@ -23,9 +23,12 @@ pub struct DeviceInfo {
     pub max_frame: usize,
     /// Mbufs of the receive pool that the device itself holds for each receive queue, beside those in the
     /// application's hands: its ring's worth, or 0 when it copies.
-    pub rx_held: fn(&PortConfig) -> usize,
+    pub rx_held: Held,
     /// Mbufs that the device holds for each transmit queue.
-    pub tx_held: fn(&PortConfig) -> usize,
+    pub tx_held: Held,
+    /// Whether the mbufs of the receive pool have to lie in memory that another process can map
+    /// ([`MbufPoolConfig::shared`](crate::MbufPoolConfig::shared)).
+    pub shared_pool: bool,
     /// The flags that the device can set on received packets, of its own accord or as
     /// [`PortConfig::rx_offloads`] allows.
     pub rx_offloads: Offload,
@@ -45,10 +48,35 @@ impl DeviceInfo {
             max_tx_queues,
             numa: None,
             max_frame: usize::from(u16::MAX),
-            rx_held: |_| 0,
-            tx_held: |_| 0,
+            rx_held: Held::Nothing,
+            tx_held: Held::Nothing,
+            shared_pool: false,
             rx_offloads: Offload::empty(),
             tx_offloads: Offload::empty(),
+        }
+    }
+}
+
+/// How many mbufs a device holds for a queue, in its ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Held {
+    /// None: it copies.
+    #[default]
+    Nothing,
+    /// One for each descriptor of the configuration.
+    Descriptors,
+    /// So many, whatever the configuration says.
+    Mbufs(usize),
+}
+
+impl Held {
+    /// How many those are in a ring that was asked to have so many descriptors.
+    #[must_use]
+    pub fn mbufs(self, descriptors: u16) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Descriptors => usize::from(descriptors),
+            Self::Mbufs(count) => count,
         }
     }
 }

@@ -347,6 +347,11 @@ impl FrontEnd {
         Ok(Watch { fds })
     }
 
+    #[cfg(test)]
+    pub(super) fn connection_for_tests(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
     /// Sends a request and waits for what it is answered with: the payload of its reply, or nothing.
     fn ask(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Vec<u8>, VhostUserError> {
         let code = request.code();

@@ -111,7 +111,8 @@ fn cve_2020_10724_a_payload_of_another_length_is_refused() {
         let mut longer = bytes.clone();
         longer.push(0);
         assert!(parse(&longer, fds).is_err());
-        longer[8..12].copy_from_slice(&((longer.len() - HEADER_LEN) as u32).to_ne_bytes());
+        let size = (longer.len() - HEADER_LEN) as u32;
+        longer[8..12].copy_from_slice(&size.to_ne_bytes());
         assert!(matches!(parse(&longer, fds), Err(ProtocolError::Size { .. })), "{request:?} longer by one");
     }
     let too_long = Header { request: 1, flags: VERSION, size: u32::MAX };

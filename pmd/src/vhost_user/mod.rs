@@ -12,6 +12,7 @@
 //! | [`connection`], [`wake`] | messages and descriptors over a socket, with time limits |
 //! | [`backend`] | the back end: one session, and the device that it serves |
 //! | [`frontend`] | the front end: one session |
+//! | `lane` | a queue that lives on while its ring comes and goes |
 //! | [`endpoint`] | where peers come from, and the thread that serves them |
 //! | [`error`] | what can go wrong |
 
@@ -21,6 +22,7 @@ pub mod connection;
 pub mod endpoint;
 pub mod error;
 pub mod frontend;
+pub(crate) mod lane;
 pub mod message;
 pub mod payload;
 pub mod wake;
@@ -32,3 +34,6 @@ pub use error::{ProtocolError, VhostUserError};
 pub use frontend::{Events, FrontEnd, MemoryRegion, NetConfig, RingAddresses, Watch};
 pub use message::{Request, parse};
 pub use wake::{Waited, Wake};
+
+#[cfg(test)]
+mod tests;

@@ -135,6 +135,12 @@ impl RingArea {
         self.format
     }
 
+    /// Where its parts are: the descriptors, what the driver writes, what the device writes.
+    #[must_use]
+    pub fn parts(&self) -> [NonNull<u8>; 3] {
+        [self.descriptors, self.driver, self.device]
+    }
+
     /// Both words of descriptor `index`: the address, and the rest.
     ///
     /// # Safety

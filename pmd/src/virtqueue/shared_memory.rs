@@ -12,7 +12,8 @@
 //!
 //! A file is checked to be long enough before it is mapped. The protocol does not keep its owner from making it
 //! shorter later: a later access to a page that is gone ends this process by SIGBUS. Only a file with the seal
-//! `F_SEAL_SHRINK` (memfd_create(2)) is safe from that, and neither QEMU nor DPDK sets it. In the same way, a file
+//! `F_SEAL_SHRINK` (memfd_create(2)) is safe from that: QEMU's `memory-backend-memfd` has it, and its memory from
+//! files and DPDK's have not. In the same way, a file
 //! of a file system in user space may keep an access waiting. This is a known weakness of vhost-user, the same in
 //! every back end; [`SharedRegion::sealed`] tells whether a region has it.
 

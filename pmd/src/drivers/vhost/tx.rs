@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::packet::{Burst, MAX_BURST, Mbuf};
+use crate::packet::{Burst, MAX_BURST, Mbuf, Offload};
 use crate::port::{Counters, DropReason};
 use crate::virtqueue::copy::copy;
 use crate::virtqueue::layout::{WRITE, prefetch};
@@ -27,7 +27,10 @@ pub(crate) struct DeviceTx {
 #[derive(Debug)]
 struct Copier {
     memory: Arc<SharedMemory>,
-    features: Features,
+    /// What the driver takes unfinished.
+    can: Offload,
+    /// Whether it takes marks of congestion in large packets.
+    marks: bool,
     mergeable: bool,
     header_len: usize,
     heads: Box<[Head; MAX_BURST + MOST_BUFFERS]>,
@@ -49,7 +52,8 @@ impl DeviceTx {
     ) -> Self {
         let copier = Copier {
             memory,
-            features,
+            can: net_offload::to_driver(features),
+            marks: features.contains(Features::GUEST_ECN),
             mergeable: features.contains(Features::MRG_RXBUF),
             header_len: net_header::len_with(features),
             heads: Box::new([Head::default(); MAX_BURST + MOST_BUFFERS]),
@@ -83,10 +87,6 @@ impl DeviceTx {
         self.call = call;
     }
 
-    /// What the driver takes beside packets as on a wire.
-    pub(crate) fn features(&self) -> Features {
-        self.copier.features
-    }
 }
 
 impl Copier {
@@ -175,7 +175,7 @@ impl Copier {
     ) -> Option<Option<u64>> {
         let packet = burst.first()?;
         let len = packet.len();
-        let Some(mut header) = net_offload::header_for(packet, self.features) else {
+        let Some(mut header) = net_offload::header_for(packet, self.can, self.marks) else {
             counters.dropped(DropReason::BadHeader, 1);
             burst.free_front(1);
             return Some(None);

@@ -57,13 +57,15 @@ struct Used {
 }
 
 impl DriverRx {
-    /// Receives by `ring`, which is empty, into buffers of `pool`, and tells the device of new buffers by `kick`.
+    /// Receives by `ring`, which is empty, into buffers of `pool`, and tells the device of new buffers by `kick`. It has
+    /// buffers from the start if it is to be `filled`, and else none at all.
     pub(crate) fn new(
         ring: AnyDriverRing,
         features: Features,
         pool: MbufPool,
         reach: Reach,
         kick: Ringer,
+        filled: bool,
     ) -> Self {
         let size = usize::from(ring.size());
         let room = pool.data_room() as u32;
@@ -83,7 +85,9 @@ impl DriverRx {
             partial: None,
             kick,
         };
-        queue.refill(1);
+        if filled {
+            queue.refill(1);
+        }
         queue
     }
 

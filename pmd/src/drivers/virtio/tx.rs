@@ -8,9 +8,9 @@ use arrayvec::ArrayVec;
 use wirerate_mempool::{Memory, RawHandle};
 
 use super::reach::Reach;
-use crate::packet::{Burst, MAX_BURST, Mbuf, MbufPool, Parked};
+use crate::packet::{Burst, MAX_BURST, Mbuf, MbufPool, Offload, Parked};
 use crate::port::{Counters, DropReason};
-use crate::virtqueue::net_header::{self, NetHeader};
+use crate::virtqueue::net_header;
 use crate::virtqueue::{
     AnyDriverRing, Broken, Buffer, Direction, DriverRing, Features, Ringer, Table, net_offload,
 };
@@ -24,7 +24,7 @@ const SIDE_DESCRIPTORS: usize = (SIDE - SIDE_HEADER) / 16;
 
 /// Memory beside the ring, with a place for each buffer: headers that cannot stand in front of their packet, and tables
 /// of indirect descriptors.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Side {
     base: NonNull<u8>,
     places: usize,
@@ -90,6 +90,8 @@ struct Lent {
     /// Where packets are copied to that the device does not reach.
     pool: Option<MbufPool>,
     features: Features,
+    /// What the device does with packets that ask for it.
+    can: Offload,
     header_len: usize,
     copied: u64,
 }
@@ -114,6 +116,7 @@ impl DriverTx {
             side,
             pool,
             features,
+            can: net_offload::to_device(features),
             header_len: net_header::len_with(features),
             copied: 0,
         };
@@ -132,6 +135,7 @@ impl DriverTx {
         }
         result
     }
+
 
     /// Packets that were copied because the device did not reach them.
     pub(crate) fn copied(&self) -> u64 {
@@ -225,7 +229,7 @@ impl Lent {
         bytes: &mut u64,
     ) -> bool {
         let Some(first) = burst.first() else { return false };
-        let Some(header) = net_offload::header_for(first, self.features) else {
+        let Some(header) = net_offload::header_for(first, self.can, self.features.contains(Features::HOST_ECN)) else {
             counters.dropped(DropReason::BadHeader, 1);
             burst.free_front(1);
             return true;

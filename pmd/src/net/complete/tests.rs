@@ -161,6 +161,45 @@ fn a_half_done_checksum_of_any_kind_is_completed() {
 }
 
 #[test]
+fn a_received_packet_is_flagged_where_that_is_allowed_and_completed_elsewhere() {
+    let pool = pool(1024, 2048);
+    for spec in kinds() {
+        let (lengths, offset) = (spec.lengths(0), if spec.tcp { 16 } else { 6 });
+        let start = usize::from(lengths.l2) + usize::from(lengths.l3);
+        let flag = flags(&spec) - Offload::TX_IP_CHECKSUM;
+        for (allowed, offset) in [
+            (Offload::RX_LIBERTIES, offset),
+            (flag, offset),
+            (Offload::RX_LIBERTIES - flag, offset),
+            (Offload::empty(), offset),
+            // No checksum of these headers, but in the packet.
+            (Offload::RX_LIBERTIES, 40),
+        ] {
+            let mut packet = chained(&pool, &spec.frame(), &[70]);
+            packet.set_offload(Offload::RX_RSS_HASH);
+            receive_partial(&mut packet, start, offset, allowed).unwrap();
+            let flagged = allowed.contains(flag) && offset != 40;
+            let expected = if flagged { (flag, lengths) } else { (Offload::empty(), TxLengths::default()) };
+            assert_eq!(packet.offload(), Offload::RX_RSS_HASH | expected.0);
+            if flagged {
+                assert_eq!((packet.tx_lengths(), bytes_of(&packet)), (lengths, spec.frame()));
+                packet.set_offload(flags(&spec));
+                complete_checksums(&mut packet).unwrap();
+            }
+            if offset != 40 {
+                let mut frame = bytes_of(&packet);
+                crate::net::transport::fill_ipv4_checksum(&mut frame, usize::from(lengths.l2));
+                assert_eq!(receive(&frame).payload, spec.payload);
+            }
+        }
+        let mut packet = chained(&pool, &spec.frame(), &[70]);
+        let outside = spec.frame().len() - 1;
+        assert_eq!(receive_partial(&mut packet, outside, 0, Offload::all()), Err(OffloadError::BadHeader));
+    }
+    assert_home(&pool);
+}
+
+#[test]
 fn tags_are_put_in() {
     let pool = pool(64, 512);
     let spec = Spec { payload: numbered(50), ..Spec::default() };

@@ -7,10 +7,11 @@
 //! What a front end asks for may be refused: one that wants an answer gets a failure, and for any other the session
 //! ends. One that breaks the protocol is not answered; its session ends. The process lives on in either case.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use zerocopy::IntoBytes;
 
 use super::codes::{Code, F_PROTOCOL_FEATURES, MAX_CONFIG, ProtocolFeatures};
@@ -150,7 +151,11 @@ impl<D: Device> BackEnd<D> {
                 let code = request.code();
                 self.request(request, message.fds).map_err(|reason| VhostUserError::Refused { code, reason })
             }
-            Err(error) if error.refusable() => Err(error.into()),
+            Err(error) if error.refusable() => {
+                // Before it is answered: whoever has an answer may count on it.
+                drop(message.fds);
+                Err(error.into())
+            }
             Err(error) => return Err(error.into()),
         };
         let payload = match served {
@@ -210,12 +215,12 @@ impl<D: Device> BackEnd<D> {
             }
             Request::SetVringKick { ring, .. } => {
                 let index = self.index(ring)?;
-                let kick = fds.pop().map_or(Kick::Polled, Kick::By);
+                let kick = event(&mut fds)?.map_or(Kick::Polled, Kick::By);
                 self.restart(index, |ring| ring.kick = kick)?;
             }
             Request::SetVringCall { ring, .. } => {
                 let index = self.index(ring)?;
-                let call = fds.pop();
+                let call = event(&mut fds)?;
                 if self.rings[index].started {
                     let given = call.as_ref().map(OwnedFd::try_clone).transpose();
                     let given = given.map_err(|error| format!("cannot keep a descriptor: {error}"))?;
@@ -225,7 +230,7 @@ impl<D: Device> BackEnd<D> {
             }
             Request::SetVringErr { ring, .. } => {
                 let index = self.index(ring)?;
-                self.rings[index].error = fds.pop();
+                self.rings[index].error = event(&mut fds)?;
             }
             Request::GetProtocolFeatures => return Ok(Answer::Number(OFFERED.bits())),
             Request::SetProtocolFeatures(bits) => {
@@ -449,6 +454,23 @@ impl<D: Device> BackEnd<D> {
         let _ = self.connection.stream().shutdown(std::net::Shutdown::Both);
         self.device.disconnected();
     }
+}
+
+/// The descriptor of a kick, call or error request, if one came along: an eventfd, and made not to block. Anything
+/// else could keep whoever writes to it for as long as its owner likes (a file of a file system in user space), or
+/// would be changed by it.
+fn event(fds: &mut Vec<OwnedFd>) -> Result<Option<OwnedFd>, String> {
+    let Some(fd) = fds.pop() else { return Ok(None) };
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    if let Ok(link) = link
+        && link.as_os_str() != "anon_inode:[eventfd]"
+    {
+        return Err(format!("the descriptor is {}; expected an eventfd", link.display()));
+    }
+    fcntl_getfl(&fd)
+        .and_then(|flags| fcntl_setfl(&fd, flags | OFlags::NONBLOCK))
+        .map_err(|error| format!("the descriptor cannot be made not to block: {error}"))?;
+    Ok(Some(fd))
 }
 
 impl<D: Device> Drop for BackEnd<D> {

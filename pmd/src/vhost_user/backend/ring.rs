@@ -37,9 +37,12 @@ pub struct RingSetup {
     pub features: u64,
     /// What the addresses are valid with, and what descriptors are translated by.
     pub memory: Arc<SharedMemory>,
-    /// What the driver kicks by; nothing when the ring is to be polled.
+    /// What the driver kicks by, an eventfd; nothing when the ring is to be polled.
     pub kick: Option<OwnedFd>,
-    /// What the driver is called by; nothing when it polls, or has not said yet.
+    /// What the driver is called by, an eventfd; nothing when it polls, or has not said yet.
+    ///
+    /// Both were made not to block when they came. The front end shares that flag, and could take it away and fill
+    /// the counter, so that a write waits: a protocol without that weakness would not share eventfds.
     pub call: Option<OwnedFd>,
 }
 
