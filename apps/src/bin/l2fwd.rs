@@ -13,6 +13,7 @@ use wirerate_apps::work::Work;
 use wirerate_apps::{demo, engines, program, report, say};
 use wirerate_eal::{Eal, IdlePolicy};
 use wirerate_pmd::net::MacAddress;
+use wirerate_pmd::packet::Offload;
 use wirerate_pmd::pipeline::{Part, Pipeline, busy_cycles};
 use wirerate_pmd::port::{Queues, registry};
 use wirerate_pmd::{MbufPoolConfig, PortConfig};
@@ -23,6 +24,9 @@ const BURST: usize = 32;
 const CACHE: usize = 256;
 /// Mbufs in the pool, unless the ports need more (DPDK's least).
 const MBUFS: usize = 8192;
+/// Nothing here looks behind the MAC addresses: what is left to do in a packet is left to who sends it.
+const UNFINISHED: Offload =
+    Offload::TX_TCP_CHECKSUM.union(Offload::TX_UDP_CHECKSUM).union(Offload::TX_TCP_SEGMENTATION);
 
 /// Options of l2fwd, DPDK's and a few more.
 #[derive(Debug, Args)]
@@ -96,7 +100,8 @@ fn l2fwd(eal: &Eal, options: &Options) -> Result<()> {
     let mut ports = Vec::new();
     let (mut receivers, mut senders) = (Vec::new(), Vec::new());
     for port in near {
-        let (port, Queues { rx, tx }) = port.configure(&PortConfig::new(pool.clone()))?.start()?;
+        let config = PortConfig::new(pool.clone()).rx_offloads(UNFINISHED);
+        let (port, Queues { rx, tx }) = port.configure(&config)?.start()?;
         say!("port {}: {}, MAC {}, link {}", port.id(), port.name(), port.mac(), port.link());
         receivers.extend(rx);
         senders.extend(tx.into_iter().map(Some));
