@@ -313,7 +313,16 @@ fn namespace() -> Result<()> {
     let [mut left] = guest::boot([&machine]).with_context(|| forwarder.describe())?;
     let result = guest_and_host(&mut left, &network.right);
     result.with_context(|| format!("{}the forwarder: {}", left.log(), forwarder.describe()))?;
-    check_l2fwd(&forwarder.end(Signal::TERM, END)?)
+    let finished = forwarder.end(Signal::TERM, END)?;
+    finished.expect_code(0)?;
+    let totals = Totals::read(&finished.stdout)?;
+    let (guest, host) = (totals.port(0)?, totals.port(1)?);
+    ensure!(
+        host.received <= guest.sent + guest.dropped + host.dropped && guest.sent <= host.received,
+        "packets to the guest vanished or came out of nowhere: {totals:?}"
+    );
+    ensure!(host.sent > 2 * guest.received, "what came from the guest was not cut: {totals:?}");
+    Ok(())
 }
 
 fn guest_and_host(left: &mut Guest, right: &Namespace) -> Result<()> {
