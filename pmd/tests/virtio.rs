@@ -76,7 +76,12 @@ fn exchange(from: &mut Side, to: &mut Side, queue: usize, pool: &MbufPool, lens:
         to.queues.rx[queue].rx_burst(&mut received);
         for packet in received.drain() {
             let bytes: Vec<u8> = packet.segments().flatten().copied().collect();
-            assert!(bytes == frame(got, lens[got]), "frame {got} of {} bytes came as {}", lens[got], bytes.len());
+            assert!(
+                bytes == frame(got, lens[got]),
+                "frame {got} of {} bytes came as {}",
+                lens[got],
+                bytes.len()
+            );
             got += 1;
         }
         assert!(begun.elapsed() < Duration::from_secs(30), "{got} of {} came", lens.len());

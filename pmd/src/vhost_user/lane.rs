@@ -79,7 +79,10 @@ impl<T> Lane<T> {
         slot.enabled = false;
         self.working.store(false, Ordering::Relaxed);
         self.broken.fetch_add(1, Ordering::Relaxed);
-        tracing::error!("{}: the other side broke the ring's rules: {broken}; it rests until it is set up anew", self.name);
+        tracing::error!(
+            "{}: the other side broke the ring's rules: {broken}; it rests until it is set up anew",
+            self.name
+        );
     }
 
     fn lock(&self) -> MutexGuard<'_, Slot<T>> {

@@ -3,9 +3,7 @@
 use zerocopy::FromBytes;
 
 use super::features::Features;
-use super::net_header::{
-    DATA_VALID, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, NEEDS_CHECKSUM, NetHeader,
-};
+use super::net_header::{DATA_VALID, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, NEEDS_CHECKSUM, NetHeader};
 use crate::net::complete::complete_partial;
 use crate::net::headers::{Tcp, ip_protocol, tcp_flag};
 use crate::net::transport::parse_lengths;
@@ -164,9 +162,8 @@ mod tests {
     use super::*;
     use crate::net::testing::{Spec, numbered, pool};
 
-    const ALL: Offload = Offload::TX_TCP_CHECKSUM
-        .union(Offload::TX_UDP_CHECKSUM)
-        .union(Offload::TX_TCP_SEGMENTATION);
+    const ALL: Offload =
+        Offload::TX_TCP_CHECKSUM.union(Offload::TX_UDP_CHECKSUM).union(Offload::TX_TCP_SEGMENTATION);
 
     #[test]
     fn what_is_noted_is_said_again() {
@@ -176,7 +173,13 @@ mod tests {
             let start = usize::from(spec.lengths(0).l2) as u16 + spec.lengths(0).l3;
             let header = NetHeader {
                 flags: NEEDS_CHECKSUM,
-                gso_type: if !large { GSO_NONE } else if v6 { GSO_TCPV6 } else { GSO_TCPV4 },
+                gso_type: if !large {
+                    GSO_NONE
+                } else if v6 {
+                    GSO_TCPV6
+                } else {
+                    GSO_TCPV4
+                },
                 header_len: if large { start + u16::from(spec.lengths(0).l4) } else { 0 },
                 gso_size: if large { 1000 } else { 0 },
                 checksum_start: start,
@@ -226,8 +229,12 @@ mod tests {
         let spec = Spec { payload: numbered(100), ..Spec::default() };
         let mut packet = pool.alloc_from(&spec.frame()).unwrap();
         // A checksum that software computes, at a place that no protocol has.
-        let header =
-            NetHeader { flags: NEEDS_CHECKSUM, checksum_start: 36, checksum_offset: 20, ..NetHeader::default() };
+        let header = NetHeader {
+            flags: NEEDS_CHECKSUM,
+            checksum_start: 36,
+            checksum_offset: 20,
+            ..NetHeader::default()
+        };
         assert!(note(&mut packet, header));
         assert!(packet.offload().is_empty());
         assert_ne!(packet.data(), spec.frame());

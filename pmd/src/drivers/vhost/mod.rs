@@ -27,8 +27,8 @@ use self::tx::DeviceTx;
 use crate::net::MacAddress;
 use crate::packet::{Burst, MbufPool, Offload};
 use crate::port::{
-    Counters, DevArgs, Device, DeviceInfo, DeviceQueues, DeviceStats, DropReason, Link, PortConfig, PortError,
-    RxDriver, TxDriver,
+    Counters, DevArgs, Device, DeviceInfo, DeviceQueues, DeviceStats, DropReason, Link, PortConfig,
+    PortError, RxDriver, TxDriver,
 };
 use crate::vhost_user::lane::Lane;
 use crate::vhost_user::{self, BackEnd, ControlThread, Ended, Endpoint, RingSetup};
@@ -59,7 +59,10 @@ const LARGE: Features = Features::GUEST_TSO4.union(Features::GUEST_TSO6).union(F
 /// How the port finds its front end.
 #[derive(Debug)]
 enum Place {
-    Path { path: PathBuf, client: bool },
+    Path {
+        path: PathBuf,
+        client: bool,
+    },
     /// One stream, for one session.
     Stream(Option<UnixStream>),
 }

@@ -86,7 +86,6 @@ impl DeviceTx {
     pub(crate) fn set_call(&mut self, call: Option<Ringer>) {
         self.call = call;
     }
-
 }
 
 impl Copier {

@@ -136,7 +136,6 @@ impl DriverTx {
         result
     }
 
-
     /// Packets that were copied because the device did not reach them.
     pub(crate) fn copied(&self) -> u64 {
         self.lent.copied
@@ -229,7 +228,9 @@ impl Lent {
         bytes: &mut u64,
     ) -> bool {
         let Some(first) = burst.first() else { return false };
-        let Some(header) = net_offload::header_for(first, self.can, self.features.contains(Features::HOST_ECN)) else {
+        let Some(header) =
+            net_offload::header_for(first, self.can, self.features.contains(Features::HOST_ECN))
+        else {
             counters.dropped(DropReason::BadHeader, 1);
             burst.free_front(1);
             return true;

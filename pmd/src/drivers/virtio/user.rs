@@ -122,7 +122,10 @@ impl Options {
 /// How the port finds its device.
 #[derive(Debug)]
 enum Place {
-    Path { path: PathBuf, server: bool },
+    Path {
+        path: PathBuf,
+        server: bool,
+    },
     /// One stream, for one session.
     Stream(Option<UnixStream>),
 }
@@ -182,7 +185,8 @@ pub fn open(eal: &Eal, mut args: DevArgs) -> Result<Box<dyn Device>, PortError> 
     let purpose = "the path of the socket by which the device is found";
     let path = args.take::<PathBuf>("path", "a path")?.ok_or_else(|| args.missing("path", purpose))?;
     let server = args.take_flag("server")?;
-    let mut flag = |key, usual| Ok::<bool, PortError>(args.take::<u8>(key, "0 or 1")?.map_or(usual, |on| on != 0));
+    let mut flag =
+        |key, usual| Ok::<bool, PortError>(args.take::<u8>(key, "0 or 1")?.map_or(usual, |on| on != 0));
     let mut options = Options {
         mergeable: flag("mrg_rxbuf", true)?,
         in_order: flag("in_order", true)?,
@@ -224,8 +228,7 @@ pub fn with_stream(
 
 impl VirtioUser {
     fn new(eal: &Eal, name: String, place: Place, options: Options) -> Result<Box<dyn Device>, PortError> {
-        let configuration =
-            |problem: String| PortError::Configuration { device: name.clone(), problem };
+        let configuration = |problem: String| PortError::Configuration { device: name.clone(), problem };
         let memory = RingMemory::reserve(eal, &name, options.queues * 2, options.queue_size)
             .map_err(|error| configuration(error.to_string()))?;
         let number = name.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
@@ -466,7 +469,8 @@ impl Session {
         self.state.tried.store(true, Ordering::Release);
         tracing::info!("{}: the device is there, features {:#x}", self.name, features.bits());
 
-        let watch = front.watch().map_err(|source| VhostUserError::Io { doing: "watching the device", source })?;
+        let watch =
+            front.watch().map_err(|source| VhostUserError::Io { doing: "watching the device", source })?;
         loop {
             match watch.wait(wake, None) {
                 Ok(Waited::Woken) => {
