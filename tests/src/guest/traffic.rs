@@ -159,10 +159,26 @@ impl Guest {
     /// # Errors
     /// When it fails, or reports no figure.
     pub fn iperf3(&mut self, address: &str, seconds: u32, reverse: bool) -> Result<f64> {
+        iperf3_rate(&self.iperf3_client(address, seconds, reverse, "")?)
+    }
+
+    /// Runs iperf3 over UDP, for a second and not fast, to the server at `address`, or from it; how many of a hundred
+    /// datagrams were lost. The guest needs the host's `iperf3`.
+    ///
+    /// # Errors
+    /// When it fails, or reports no figure.
+    pub fn iperf3_udp(&mut self, address: &str, reverse: bool) -> Result<f64> {
+        let printed = self.iperf3_client(address, 1, reverse, "--udp --bitrate 2M --length 1000")?;
+        let report: serde_json::Value = serde_json::from_str(&printed).context("iperf3's report")?;
+        let lost = report["end"]["sum"]["lost_percent"].as_f64();
+        lost.with_context(|| format!("iperf3 reports no loss:\n{printed}"))
+    }
+
+    fn iperf3_client(&mut self, address: &str, seconds: u32, reverse: bool, options: &str) -> Result<String> {
         let reverse = if reverse { "--reverse" } else { "" };
-        let script = format!("iperf3 --json --interval 0 --client {address} --time {seconds} {reverse}");
-        let limit = Duration::from_secs(u64::from(seconds) + 40);
-        iperf3_rate(&self.run_within(&script, limit)?)
+        let script =
+            format!("iperf3 --json --interval 0 --client {address} --time {seconds} {reverse} {options}");
+        self.run_within(&script, Duration::from_secs(u64::from(seconds) + 40))
     }
 }
 

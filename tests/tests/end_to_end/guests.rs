@@ -1,6 +1,7 @@
 //! Linux guests whose interfaces l2fwd serves by vhost-user, linked to each other and to namespaces.
 //!
-//! QEMU is the client of the sockets and connects again by itself, so that l2fwd can end and start while guests run.
+//! But where a test says otherwise, QEMU is the client of the sockets. It connects again by itself, so that l2fwd can end
+//! and start while guests run.
 
 use std::process::Command;
 use std::time::Duration;
@@ -60,6 +61,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         }),
         trial("guests::traffic_flows_again_after_l2fwd_has_ended", NEEDS, || {
             by_l2fwd(|nic| nic, forwarder_ends)
+        }),
+        trial("guests::l2fwd_comes_back_to_guests_that_listen", NEEDS, || {
+            check_l2fwd(&linked(&l2fwd, ",client=1", Nic::listening, forwarder_comes_back)?)
         }),
         trial("guests::traffic_flows_again_after_a_guest_has_ended", NEEDS, || {
             by_l2fwd(|nic| nic, guest_ends)
@@ -231,12 +235,17 @@ fn offloads(pair: &mut Pair<'_>) -> Result<()> {
     Ok(())
 }
 
-fn forwarder_ends(pair: &mut Pair<'_>) -> Result<()> {
+fn forwarder_comes_back(pair: &mut Pair<'_>) -> Result<()> {
     for signal in [Signal::TERM, Signal::KILL] {
         pair.restart(signal)?;
         pair.left.reach(RIGHT, AGAIN).with_context(|| format!("after {signal:?}"))?;
         pair.talk().with_context(|| format!("after {signal:?}"))?;
     }
+    Ok(())
+}
+
+fn forwarder_ends(pair: &mut Pair<'_>) -> Result<()> {
+    forwarder_comes_back(pair)?;
     // A transfer that it is in the midst of stands still, and goes on.
     pair.left
         .run(&format!("iperf3 --json --client {RIGHT} --time 8 >/tmp/transfer 2>&1 & echo $! >/tmp/pid"))?;
@@ -342,6 +351,10 @@ fn guest_and_host(left: &mut Guest, right: &Namespace) -> Result<()> {
             left.ping(RIGHT, 10, bytes)?;
         }
         left.ping(RIGHT_V6, 10, 1400)?;
+        for reverse in [false, true] {
+            let lost = left.iperf3_udp(RIGHT, reverse)?;
+            ensure!(lost < 20.0, "{lost} % of datagrams were lost, reverse: {reverse}");
+        }
         for address in [RIGHT, RIGHT_V6] {
             let before = left.counters()?;
             check_rate(left.iperf3(address, 1, false)?)?;
