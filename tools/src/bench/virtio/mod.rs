@@ -78,6 +78,12 @@ impl Options {
         if peer.is_none() {
             println!("{} is not installed (Debian: apt install dpdk-dev): Wirerate alone", testpmd::PEER);
         }
+        // The load of the last minute, in processors (proc_loadavg(5)).
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load = load.split(' ').next().and_then(|load| load.parse::<f64>().ok()).unwrap_or(0.0);
+        if load > 0.5 {
+            println!("others use the processors (load {load:.1}): both sides are slower than they could be");
+        }
         // A signal ends what runs, and takes its socket away.
         let stopped = Arc::new(AtomicBool::new(false));
         for signal in [SIGHUP, SIGINT, SIGTERM] {
