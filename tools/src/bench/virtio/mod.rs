@@ -262,6 +262,11 @@ fn rate(runs: &[link::Figures]) -> Option<f64> {
     median(runs.iter().map(|run| run.rate))
 }
 
+/// The rate of the best second of all runs.
+fn best(runs: &[link::Figures]) -> Option<f64> {
+    runs.iter().map(|run| run.best).max_by(f64::total_cmp)
+}
+
 /// The median of the cycles that a side's packets cost: 0 for the virtio side, 1 for the vhost side.
 fn cost(runs: &[link::Figures], side: usize) -> Option<f64> {
     median(runs.iter().filter_map(|run| run.cycles.get(side).copied().flatten()))

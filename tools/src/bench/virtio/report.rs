@@ -6,7 +6,7 @@ use wirerate_tools::paired::median;
 
 use super::link::{Figures, WARM_UP};
 use super::side::{Player, Rings, Traffic};
-use super::{cost, rate, ratios};
+use super::{best, cost, rate, ratios};
 
 /// Packets a second that a 10 Gb/s line carries at most, in millions: what l2fwd is to forward on one core.
 const GOAL: f64 = 14.88;
@@ -27,11 +27,17 @@ pub(super) struct Row {
 }
 
 impl Row {
+    /// The ratio of the best seconds of all runs.
+    fn ratio_of_best(&self) -> Option<f64> {
+        Some(best(&self.ours)? / best(&self.theirs)?)
+    }
+
     /// All figures, for a file.
     pub(super) fn to_json(&self) -> serde_json::Value {
         let side = |runs: &[Figures]| {
             serde_json::json!({
                 "median": rate(runs),
+                "best": best(runs),
                 "median_cycles": { "virtio": cost(runs, 0), "vhost": cost(runs, 1) },
                 "runs": runs.iter().map(|run| run.rate).collect::<Vec<_>>(),
                 "cycles": runs.iter().map(|run| run.cycles).collect::<Vec<_>>(),
@@ -51,6 +57,7 @@ impl Row {
             "peer": side(&self.theirs),
             "ratio": median(ratios.iter().copied()),
             "spread": [ratios.first(), ratios.last()],
+            "ratio_of_best": self.ratio_of_best(),
             "failure": self.failure,
         })
     }
@@ -128,18 +135,23 @@ pub(super) fn table(rows: &[Row], demonstration: Option<&Demonstration>) -> Tabl
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     table.set_header([
-        "Mpps, cycles/packet\nvirtio + vhost",
-        "pair",
-        "DPDK",
+        "virtio + vhost",
+        "Mpps\n(best)",
+        "DPDK\n(best)",
         "ratio",
         "pairs",
-        "virtio",
-        "vhost",
+        "of best",
+        "cycles,\nvirtio",
+        "cycles,\nvhost",
         "DPDK\nvirtio",
         "DPDK\nvhost",
     ]);
     let number =
         |value: Option<f64>, digits: usize| value.map_or("-".into(), |value| format!("{value:.digits$}"));
+    let rates = |runs: &[Figures]| match (rate(runs), best(runs)) {
+        (Some(rate), Some(best)) => format!("{rate:.2}\n({best:.2})"),
+        _ => "-".into(),
+    };
     for row in rows {
         if row.failure.is_some() {
             table.add_row([&row.name, "failed"]);
@@ -152,10 +164,11 @@ pub(super) fn table(rows: &[Row], demonstration: Option<&Demonstration>) -> Tabl
         };
         table.add_row([
             row.name.clone(),
-            number(rate(&row.ours), 2),
-            number(rate(&row.theirs), 2),
+            rates(&row.ours),
+            rates(&row.theirs),
             number(median(ratios.iter().copied()), 2),
             spread,
+            number(row.ratio_of_best(), 2),
             number(cost(&row.ours, 0), 1),
             number(cost(&row.ours, 1), 1),
             number(cost(&row.theirs, 0), 1),
@@ -171,6 +184,7 @@ pub(super) fn table(rows: &[Row], demonstration: Option<&Demonstration>) -> Tabl
             "-".into(),
             number(rate.map(|rate| rate / GOAL), 2),
             "of the goal".into(),
+            "-".into(),
             number(one.median(|run| run.cycles), 1),
         ]);
     }
@@ -198,7 +212,7 @@ mod tests {
 
     #[test]
     fn rows_have_ratios_of_neighbours_and_failures_show() {
-        let figures = |rate| Figures { rate, cycles: [Some(100.0), None] };
+        let figures = |rate| Figures { rate, best: rate + 1.0, cycles: [Some(100.0), None] };
         let row = Row {
             name: "a row".into(),
             traffic: Traffic::ToVirtio,
@@ -210,6 +224,7 @@ mod tests {
         };
         let json = row.to_json();
         assert_eq!((&json["ratio"], &json["spread"]), (&2.0.into(), &serde_json::json!([1.0, 3.0])));
+        assert_eq!((&json["pair"]["best"], &json["ratio_of_best"]), (&31.0.into(), &(31.0 / 11.0).into()));
         assert_eq!(json["pair"]["median_cycles"], serde_json::json!({ "virtio": 100.0, "vhost": null }));
         let failed = Row { ours: vec![], theirs: vec![], failure: Some("why".into()), ..row };
         assert_eq!(failed.to_json()["failure"], "why");
