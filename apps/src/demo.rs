@@ -1,7 +1,14 @@
-//! Traffic without a wire: ports in this process, and what is on their other side.
+//! Traffic without a wire: virtio ports in this process, and the devices on their other side.
+//!
+//! Each port is the driver of a virtio device, over real rings in shared memory, and the device is another port of this
+//! process. It is what two processes or a virtual machine would have, without a socket's path.
 
-use anyhow::Result;
-use wirerate_pmd::drivers::ring;
+use std::os::unix::net::UnixStream;
+
+use anyhow::{Context, Result};
+use wirerate_eal::Eal;
+use wirerate_pmd::drivers::vhost;
+use wirerate_pmd::drivers::virtio::user;
 use wirerate_pmd::net::MacAddress;
 use wirerate_pmd::port::{Opened, Queues, Started};
 use wirerate_pmd::{Burst, MbufPool, Port, PortConfig};
@@ -29,14 +36,20 @@ struct Side {
 }
 
 /// `count` ports, and the far sides of them.
-#[must_use]
-pub fn ports(count: u16) -> (Vec<Port<Opened>>, Vec<Port<Opened>>) {
-    (0..count)
-        .map(|id| {
-            let (near, far) = ring::pair(ring::DEFAULT_SIZE);
-            (Port::new(near, format!("demo{id}"), id), Port::new(far, format!("far{id}"), id))
-        })
-        .unzip()
+///
+/// # Errors
+/// When the system gives no sockets, or no memory for rings.
+pub fn ports(eal: &Eal, count: u16) -> Result<(Vec<Port<Opened>>, Vec<Port<Opened>>)> {
+    let (mut near, mut far) = (Vec::new(), Vec::new());
+    for id in 0..count {
+        let (here, there) = UnixStream::pair().context("making a pair of sockets")?;
+        let name = format!("demo{id}");
+        let driver = user::with_stream(eal, &name, here, user::Options::default())?;
+        near.push(Port::new(driver, name, id));
+        let name = format!("far{id}");
+        far.push(Port::new(vhost::with_stream(&name, there, 1), name, id));
+    }
+    Ok((near, far))
 }
 
 impl FarSide {

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use wirerate_eal::Eal;
 use wirerate_mempool::{PoolSize, PortQueues, Workers};
 use wirerate_pmd::port::Opened;
-use wirerate_pmd::{MbufPool, MbufPoolConfig, Port, PortConfig};
+use wirerate_pmd::{MbufPool, MbufPoolConfig, Port};
 
 /// What a program will do with its mbufs.
 #[derive(Debug, Clone, Copy)]
@@ -25,17 +25,13 @@ impl Plan {
     /// What `ports` hold in their rings, the threads in their caches and the bursts under way, summed up.
     #[must_use]
     pub fn size(&self, ports: &[Port<Opened>]) -> PoolSize {
-        let shape = PortConfig::send_only()
-            .rx_queues(self.queues.0)
-            .tx_queues(self.queues.1)
-            .descriptors(self.descriptors.0, self.descriptors.1);
         let queues = ports.iter().map(|port| {
             let info = port.info();
             PortQueues {
                 rx_queues: usize::from(self.queues.0),
-                rx_descriptors: (info.rx_held)(&shape),
+                rx_descriptors: info.rx_held.mbufs(self.descriptors.0),
                 tx_queues: usize::from(self.queues.1),
-                tx_descriptors: (info.tx_held)(&shape),
+                tx_descriptors: info.tx_held.mbufs(self.descriptors.1),
             }
         });
         PoolSize::for_ports(queues, Workers { lcores: self.threads, cache: self.cache, burst: self.burst })
@@ -60,7 +56,9 @@ impl Plan {
         }
         let count = asked.unwrap_or_else(|| size.objects().max(usual));
         ensure!(count > 0, "a pool needs at least one mbuf");
-        let config = MbufPoolConfig::new("mbufs", count).cache(self.cache).data_room(data_room);
+        let shared = ports.iter().any(|port| port.info().shared_pool);
+        let config =
+            MbufPoolConfig::new("mbufs", count).cache(self.cache).data_room(data_room).shared(shared);
         Ok(MbufPool::new(eal, &config)?)
     }
 }

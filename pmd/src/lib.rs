@@ -8,8 +8,10 @@
 //! |---|---|
 //! | [`packet`] | what travels: the mbuf, its pool, the burst |
 //! | [`port`] | what it travels through: ports, queues, counters, devargs, the registry of drivers |
-//! | [`net`] | what is inside it: headers and checksums, without `unsafe` |
+//! | [`net`] | what is inside it: headers, checksums, segmentation in software, without `unsafe` |
 //! | [`pipeline`] | what is done with it: stages over bursts, on one lcore or cut over several |
+//! | [`virtqueue`] | the rings of virtio devices, split and packed, both sides |
+//! | [`vhost_user`] | how two processes agree on such rings, over a unix socket |
 //! | [`drivers`] | the drivers, by DPDK's names |
 //!
 //! The smallest program that forwards is `examples/forward.rs`.
@@ -19,6 +21,8 @@ pub mod net;
 pub mod packet;
 pub mod pipeline;
 pub mod port;
+pub mod vhost_user;
+pub mod virtqueue;
 
 pub use packet::{Burst, Mbuf, MbufPool, MbufPoolConfig};
 pub use port::{Port, PortConfig, RxQueue, TxQueue};

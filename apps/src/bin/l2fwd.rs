@@ -1,7 +1,7 @@
 //! l2fwd: what comes in by one port goes out by its partner, with new MAC addresses.
 //!
-//! With `--vdev` devices it forwards between them. Without, it makes two ports in memory with a generator
-//! behind each, and forwards for ten seconds: no root, no huge pages, no network card.
+//! With `--vdev` devices it forwards between them. Without, it makes two virtio ports in this process with a generator in
+//! the device behind each, and forwards for ten seconds: no root, no huge pages, no network card.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -13,6 +13,7 @@ use wirerate_apps::work::Work;
 use wirerate_apps::{demo, engines, program, report, say};
 use wirerate_eal::{Eal, IdlePolicy};
 use wirerate_pmd::net::MacAddress;
+use wirerate_pmd::packet::Offload;
 use wirerate_pmd::pipeline::{Part, Pipeline, busy_cycles};
 use wirerate_pmd::port::{Queues, registry};
 use wirerate_pmd::{MbufPoolConfig, PortConfig};
@@ -70,7 +71,7 @@ fn l2fwd(eal: &Eal, options: &Options) -> Result<()> {
         !demo || options.portmask.is_none(),
         "-p names ports, and there are none: give each as --vdev, before --"
     );
-    let (near, far) = if demo { demo::ports(2) } else { (registry::open_all(eal)?, Vec::new()) };
+    let (near, far) = if demo { demo::ports(eal, 2)? } else { (registry::open_all(eal)?, Vec::new()) };
     let near = program::choose_ports(near, options.portmask)?;
     let partners =
         program::partners(&near.iter().map(|port| port.id()).collect::<Vec<_>>(), options.portmap.as_ref())?;
@@ -93,10 +94,14 @@ fn l2fwd(eal: &Eal, options: &Options) -> Result<()> {
     let plan = Plan { queues: (1, 1), descriptors, threads: lcores.len(), cache: CACHE, burst: BURST };
     let pool = plan.pool(eal, &near, options.total_num_mbufs, MBUFS, MbufPoolConfig::DEFAULT_DATA_ROOM)?;
 
+    // Devices before their drivers.
+    let mut far_side = if demo { Some(demo::FarSide::start(far, &pool)?) } else { None };
     let mut ports = Vec::new();
     let (mut receivers, mut senders) = (Vec::new(), Vec::new());
+    // What is not finished is finished by whoever sends it.
+    let config = PortConfig::new(pool.clone()).rx_offloads(Offload::RX_LIBERTIES);
     for port in near {
-        let (port, Queues { rx, tx }) = port.configure(&PortConfig::new(pool.clone()))?.start()?;
+        let (port, Queues { rx, tx }) = port.configure(&config)?.start()?;
         say!("port {}: {}, MAC {}, link {}", port.id(), port.name(), port.mac(), port.link());
         receivers.extend(rx);
         senders.extend(tx.into_iter().map(Some));
@@ -118,8 +123,6 @@ fn l2fwd(eal: &Eal, options: &Options) -> Result<()> {
         pipelines.push(Pipeline::from(rx).burst(BURST).filter("mac", rewrite).to(tx));
     }
     let parts: Vec<Part> = pipelines.iter().flat_map(Pipeline::parts).collect();
-    let mut far_side = if demo { Some(demo::FarSide::start(far, &pool)?) } else { None };
-
     let mut watch = report::Watch::new(report::Style::Table, &ports);
     let mut shares = Vec::new();
     let limit = options.duration.or(demo.then_some(10.0));

@@ -15,6 +15,7 @@ use wirerate_apps::work::Work;
 use wirerate_apps::{program, report, say};
 use wirerate_eal::{Eal, IdlePolicy};
 use wirerate_pmd::net::MacAddress;
+use wirerate_pmd::packet::Offload;
 use wirerate_pmd::pipeline::Part;
 use wirerate_pmd::port::{Queues, registry};
 use wirerate_pmd::{Burst, PortConfig, RxQueue, TxQueue};
@@ -156,7 +157,8 @@ fn testpmd(eal: &Eal, options: &Options) -> Result<()> {
         let config = PortConfig::new(pool.clone())
             .rx_queues(options.rxq)
             .tx_queues(options.txq)
-            .descriptors(options.rxd, options.txd);
+            .descriptors(options.rxd, options.txd)
+            .rx_offloads(Offload::RX_LIBERTIES);
         let (port, Queues { rx, tx }) = port.configure(&config)?.start()?;
         say!("Port {}: {}, MAC {}, link {}", port.id(), port.name(), port.mac(), port.link());
         queues.push(Ends {

@@ -5,3 +5,5 @@ pub mod af_packet;
 pub mod null;
 pub mod pcap;
 pub mod ring;
+pub mod vhost;
+pub mod virtio;

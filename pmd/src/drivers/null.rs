@@ -12,7 +12,7 @@
 use wirerate_eal::Eal;
 
 use crate::net::MacAddress;
-use crate::packet::{Burst, MbufPool};
+use crate::packet::{Burst, MbufPool, Offload};
 use crate::port::{
     Counters, DevArgs, Device, DeviceInfo, DeviceQueues, DropReason, Link, PortConfig, PortError, RxDriver,
     TxDriver,
@@ -46,7 +46,9 @@ pub fn open(_eal: &Eal, mut args: DevArgs) -> Result<Box<dyn Device>, PortError>
 
 impl Device for Null {
     fn info(&self) -> DeviceInfo {
-        DeviceInfo::new("net_null", MAX_QUEUES, MAX_QUEUES)
+        let mut info = DeviceInfo::new("net_null", MAX_QUEUES, MAX_QUEUES);
+        info.tx_offloads = Offload::TX_ALL;
+        info
     }
 
     fn configure(&mut self, config: &PortConfig) -> Result<(), PortError> {
@@ -136,5 +138,10 @@ impl TxDriver for NullTx {
         }
         counters.passed(burst.len() as u64, burst.bytes());
         burst.free();
+    }
+
+    /// Nothing comes of a packet, so nothing is to be done to it.
+    fn offloads(&self) -> Offload {
+        Offload::TX_ALL
     }
 }

@@ -137,6 +137,49 @@ pub struct Ipv6 {
     pub destination: [u8; 16],
 }
 
+/// A TCP header without options (RFC 9293, section 3.1).
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Tcp {
+    /// From.
+    pub source: U16,
+    /// To.
+    pub destination: U16,
+    /// The number of the first byte of payload.
+    pub sequence: U32,
+    /// The number of the byte that is expected next.
+    pub acknowledgment: U32,
+    /// Header length in 32-bit words (4 bits, at least 5) and reserved bits (4).
+    pub data_offset: u8,
+    /// See [`tcp_flag`].
+    pub flags: u8,
+    /// Bytes that may be sent to the sender of this.
+    pub window: U16,
+    /// Over pseudo header, header and payload.
+    pub checksum: U16,
+    /// Where urgent data ends.
+    pub urgent: U16,
+}
+
+/// Bits of [`Tcp::flags`].
+pub mod tcp_flag {
+    /// The last byte of the stream is in this segment.
+    pub const FIN: u8 = 0x01;
+    /// The receiver is to hand on what it has.
+    pub const PSH: u8 = 0x08;
+    /// The sender has reduced its congestion window (RFC 3168).
+    pub const CWR: u8 = 0x80;
+}
+
+impl Tcp {
+    /// Bytes in the header with its options; none when the length cannot be.
+    #[must_use]
+    pub fn header_len(&self) -> Option<usize> {
+        let len = usize::from(self.data_offset >> 4) * 4;
+        (len >= size_of::<Self>()).then_some(len)
+    }
+}
+
 /// A UDP header (RFC 768).
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -166,3 +209,4 @@ pub struct IcmpEcho {
 }
 
 const _: () = assert!(size_of::<Ethernet>() == 14 && size_of::<Arp>() == 28 && size_of::<Ipv4>() == 20);
+const _: () = assert!(size_of::<Ipv6>() == 40 && size_of::<Tcp>() == 20 && size_of::<Udp>() == 8);

@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 
 use arrayvec::ArrayVec;
 
-use super::{Mbuf, MbufPool};
+use super::{Mbuf, MbufPool, Offload};
 
 /// The most packets that a burst can hold (testpmd's own limit for `--burst`).
 pub const MAX_BURST: usize = 512;
@@ -108,6 +108,13 @@ impl Burst {
         count
     }
 
+    /// Takes the first `count` packets out one by one; fewer when there are fewer. What the iterator did not give goes
+    /// home with it.
+    #[inline]
+    pub(crate) fn drain_front(&mut self, count: usize) -> impl Iterator<Item = Mbuf> + '_ {
+        self.items.drain(..count.min(self.items.len()))
+    }
+
     /// Keeps the packets for which `keep` is true, in their order, and puts the others home.
     pub fn retain(&mut self, mut keep: impl FnMut(&mut Mbuf) -> bool) {
         self.items.retain(|packet| keep(packet));
@@ -129,6 +136,18 @@ impl Burst {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         bytes_of(&self.items)
+    }
+
+    /// Puts the packets of `front` before those that are here, as many as fit; the rest stays there, at its end.
+    pub(crate) fn put_front(&mut self, front: &mut Self) {
+        let count = self.take_front(front, front.len());
+        self.items.rotate_right(count);
+    }
+
+    /// The offload flags of all packets, in one.
+    #[inline]
+    pub(crate) fn offloads(&self) -> Offload {
+        Offload::from_bits_truncate(self.items.iter().fold(0, |flags, packet| flags | packet.header().flags))
     }
 
     /// Adds up to `count` objects that `get` takes out of a pool in bulk, as empty packets.

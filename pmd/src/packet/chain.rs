@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::Mbuf;
 use super::header::Header;
-use super::mbuf::data_of;
+use super::mbuf::{data_of, writable};
 
 /// Two packets could not be made one; the second comes back.
 #[derive(Debug, Error)]
@@ -122,6 +122,65 @@ impl Mbuf {
             }
         }
         Some(scratch)
+    }
+
+    /// Writes `bytes` over those from `offset` on, in as many segments as they lie in; the counterpart of
+    /// [`read`](Self::read). False, and no change, when the packet is shorter or a segment there is not writable.
+    pub fn write(&mut self, offset: usize, bytes: &[u8]) -> bool {
+        let Some(end) = offset.checked_add(bytes.len()).filter(|end| *end <= self.len()) else {
+            return false;
+        };
+        if let Some(place) = self.data_mut().and_then(|data| data.get_mut(offset..end)) {
+            place.copy_from_slice(bytes);
+            return true;
+        }
+        // Asked of all segments before the first is written.
+        self.is_writable_at(offset, bytes.len())
+            && self.each_part(offset, end, |part, from| {
+                let Some(part) = part else { return false };
+                let Some(bytes) = bytes.get(from..from + part.len()) else { return false };
+                part.copy_from_slice(bytes);
+                true
+            })
+    }
+
+    /// Whether the packet has `len` bytes from `offset` on, and all segments that they lie in are writable.
+    pub(crate) fn is_writable_at(&mut self, offset: usize, len: usize) -> bool {
+        offset
+            .checked_add(len)
+            .is_some_and(|end| end <= self.len() && self.each_part(offset, end, |part, _| part.is_some()))
+    }
+
+    /// Calls `action` with the bytes between `offset` and `end` of each segment that has some, none where they are
+    /// not writable, and with how many came before; stops and is false when it says false.
+    fn each_part(
+        &mut self,
+        offset: usize,
+        end: usize,
+        mut action: impl FnMut(Option<&mut [u8]>, usize) -> bool,
+    ) -> bool {
+        let (mut at, mut next) = (0, Some(self.0));
+        while let Some(segment) = next.filter(|_| at < end) {
+            // SAFETY: a live segment of this packet.
+            let header = unsafe { segment.as_ref() };
+            let len = usize::from(header.data_len);
+            let (from, to) = (offset.max(at), end.min(at + len));
+            if from < to {
+                let part = writable(header).then(|| {
+                    let start = usize::from(header.data_offset) + (from - at);
+                    // SAFETY: `from - at .. to - at` lies within the segment's data, which lies in its buffer; the
+                    // buffer is its own and nobody else reads it (it is writable), and `&mut self` is the only
+                    // handle to it.
+                    unsafe { core::slice::from_raw_parts_mut(header.buffer.as_ptr().add(start), to - from) }
+                });
+                if !action(part, from - offset) {
+                    return false;
+                }
+            }
+            at += len;
+            next = header.next;
+        }
+        true
     }
 }
 

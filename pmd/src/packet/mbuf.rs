@@ -189,9 +189,7 @@ impl Mbuf {
     #[inline]
     #[must_use]
     pub fn is_writable(&self) -> bool {
-        let header = self.header();
-        // Acquire pairs with the release in a clone's drop: its reads are over before our writes.
-        header.flags & ATTACHED == 0 && header.references.load(Ordering::Acquire) == 1
+        writable(self.header())
     }
 
     /// Bytes free in front of the first segment's data; 0 when it is not writable.
@@ -207,7 +205,7 @@ impl Mbuf {
         let last = self.last_segment();
         // SAFETY: segments of a chain are live objects owned by this packet.
         let header = unsafe { last.as_ref() };
-        if header.flags & ATTACHED != 0 || header.references.load(Ordering::Acquire) != 1 {
+        if !writable(header) {
             return 0;
         }
         usize::from(header.buffer_len) - usize::from(header.data_offset) - usize::from(header.data_len)
@@ -344,13 +342,32 @@ impl Mbuf {
     #[inline]
     pub(super) fn is_simple(&self) -> bool {
         let header = self.header();
-        header.next.is_none()
-            && header.flags & ATTACHED == 0
+        header.next.is_none() && writable(header)
+    }
+
+    /// Whether the packet is of one segment and asks for no offload.
+    #[inline(always)]
+    pub(crate) fn is_plain(&self) -> bool {
+        let header = self.header();
+        header.next.is_none() && header.flags & super::Offload::TX_ALL.bits() == 0
+    }
+
+    /// Where `count` bytes for a header begin, right in front of the data, if the packet is of one segment that nobody
+    /// else reads, asks for no offload, and has that much headroom. Nobody reads those bytes, so they may be written.
+    #[inline(always)]
+    pub(crate) fn headed(&self, count: usize) -> Option<NonNull<u8>> {
+        let header = self.header();
+        let plain = header.flags & (ATTACHED | super::Offload::TX_ALL.bits()) == 0;
+        let fits = plain
+            && header.next.is_none()
             && header.references.load(Ordering::Acquire) == 1
+            && usize::from(header.data_offset) >= count;
+        // SAFETY: the headroom lies in the buffer, and is `data_offset` bytes long.
+        fits.then(|| unsafe { header.buffer.add(usize::from(header.data_offset) - count) })
     }
 
     #[inline]
-    pub(super) fn pool_handle(&self) -> wirerate_mempool::RawHandle {
+    pub(crate) fn pool_handle(&self) -> wirerate_mempool::RawHandle {
         self.header().pool
     }
 }
@@ -385,6 +402,13 @@ fn free_chain(first: NonNull<Header>) {
         detach(segment);
         release(segment);
     }
+}
+
+/// Whether a segment's buffer is its own and no clone reads it.
+#[inline]
+pub(super) fn writable(header: &Header) -> bool {
+    // Acquire pairs with the release in a clone's drop: its reads are over before our writes.
+    header.flags & ATTACHED == 0 && header.references.load(Ordering::Acquire) == 1
 }
 
 /// The bytes of one segment.

@@ -1,5 +1,6 @@
 //! What travels: packet buffers, the pools they come from, and the bursts they travel in.
 
+mod blank;
 mod burst;
 mod chain;
 mod dynamic;
@@ -12,6 +13,7 @@ mod share;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use blank::{Blank, Blanks, Parked};
 pub(crate) use burst::bytes_of;
 pub use burst::{Burst, MAX_BURST};
 pub use chain::{ChainError, Segments};

@@ -1,6 +1,7 @@
 //! Pools of mbufs.
 
 use core::fmt;
+use core::mem::MaybeUninit;
 
 use thiserror::Error;
 use wirerate_eal::{Eal, MemoryError, MemoryRequest};
@@ -184,17 +185,7 @@ impl MbufPool {
     /// few; the packet then has some of the bytes.
     #[must_use]
     pub fn extend(&self, packet: &mut Mbuf, bytes: &[u8]) -> Option<()> {
-        let fits = bytes.len().min(packet.tailroom());
-        let (here, mut rest) = bytes.split_at(fits);
-        packet.append_slice(here);
-        while !rest.is_empty() {
-            let mut segment = self.alloc()?;
-            let (here, after) = rest.split_at(rest.len().min(segment.tailroom()));
-            segment.append_slice(here);
-            packet.chain(segment).ok()?;
-            rest = after;
-        }
-        Some(())
+        packet.extend_by(bytes, || self.alloc())
     }
 
     /// Bytes for data in a fresh packet's first segment.
@@ -228,6 +219,36 @@ impl MbufPool {
     #[must_use]
     pub fn raw(&self) -> &RawPool {
         &self.raw
+    }
+}
+
+impl Mbuf {
+    /// An empty packet of the pool that this one came from; none when every mbuf there is in use, or when nobody
+    /// has a handle to that pool any more. What a device can reach of this packet, it can reach of that one.
+    #[must_use]
+    pub fn alloc_alike(&self) -> Option<Self> {
+        let mut object = [MaybeUninit::uninit()];
+        // SAFETY: this packet is an object of that pool, and in use.
+        unsafe { self.pool_handle().get_bulk(&mut object) }.ok()?;
+        let [object] = object;
+        // SAFETY: `get_bulk` has written it with an object of the pool, which initialised it.
+        Some(unsafe { Self::from_home(object.assume_init()) })
+    }
+
+    /// Adds bytes at the end, chaining mbufs of `alloc` as needed. None when it has too few; the packet then has
+    /// some of the bytes.
+    pub(crate) fn extend_by(&mut self, bytes: &[u8], mut alloc: impl FnMut() -> Option<Self>) -> Option<()> {
+        let fits = bytes.len().min(self.tailroom());
+        let (here, mut rest) = bytes.split_at(fits);
+        self.append_slice(here);
+        while !rest.is_empty() {
+            let mut segment = alloc()?;
+            let (here, after) = rest.split_at(rest.len().min(segment.tailroom()));
+            segment.append_slice(here);
+            self.chain(segment).ok()?;
+            rest = after;
+        }
+        Some(())
     }
 }
 

@@ -97,16 +97,21 @@ impl Mbuf {
     /// buffers need. None when the pool has not enough mbufs.
     #[must_use]
     pub fn copy(&self, pool: &MbufPool) -> Option<Self> {
-        let mut copy = pool.alloc()?;
+        self.copy_into(|| pool.alloc())
+    }
+
+    /// As [`copy`](Self::copy), into mbufs of `alloc`.
+    pub(crate) fn copy_into(&self, mut alloc: impl FnMut() -> Option<Self>) -> Option<Self> {
+        let mut copy = alloc()?;
         for segment in self.segments() {
-            pool.extend(&mut copy, segment)?;
+            copy.extend_by(segment, &mut alloc)?;
         }
         copy.copy_metadata(self);
         Some(copy)
     }
 
     /// Takes over port, flags, hash, VLAN, lengths and, where it is set, the time stamp.
-    fn copy_metadata(&mut self, from: &Self) {
+    pub(crate) fn copy_metadata(&mut self, from: &Self) {
         let source = from.header();
         let flags = Offload::from_bits_truncate(source.flags);
         if flags.contains(Offload::TIMESTAMP) {

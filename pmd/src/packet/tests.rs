@@ -292,6 +292,52 @@ fn a_mixed_burst_goes_home_to_each_pool() {
 }
 
 #[test]
+fn bytes_are_written_over_in_all_segments_or_in_none() {
+    let pool = pool(8);
+    let mut packet = pool.alloc_from(&numbered(600)).unwrap();
+    let mut expected = numbered(600);
+    for (offset, len) in [(0, 0), (0, 10), (250, 12), (256, 256), (100, 500), (599, 1), (600, 0)] {
+        let bytes: Vec<u8> = (0..len).map(|at| (at + offset) as u8 ^ 0x5a).collect();
+        assert!(packet.write(offset, &bytes), "{len} bytes at {offset}");
+        expected[offset..offset + len].copy_from_slice(&bytes);
+        assert_eq!(whole(&packet), expected);
+    }
+    assert!(!packet.write(600, &[1]) && !packet.write(599, &[1; 2]) && !packet.write(usize::MAX, &[1; 2]));
+    // The middle one of three segments is shared.
+    let tail = pool.alloc_from(&[7; 10]).unwrap();
+    let mut chain = pool.alloc_from(&[6; 10]).unwrap();
+    chain.chain(tail.clone_shared(&pool).unwrap()).unwrap();
+    chain.chain(pool.alloc_from(&[8; 10]).unwrap()).unwrap();
+    let before = whole(&chain);
+    assert!(!chain.write(5, &[0; 10]) && !chain.write(15, &[0; 10]) && !chain.write(12, &[0]));
+    assert_eq!(whole(&chain), before);
+    assert!(chain.write(5, &[0; 5]) && chain.write(20, &[0; 10]));
+    assert_eq!(whole(&tail), [7; 10]);
+    drop((packet, chain, tail));
+    assert_home(&pool);
+}
+
+#[test]
+fn a_packet_gives_others_of_its_pool_as_long_as_it_has_handles() {
+    let (near, far) = (pool(3), pool(3));
+    let packet = near.alloc_from(&numbered(10)).unwrap();
+    let clone = packet.clone_shared(&far).unwrap();
+    let mut alike = packet.alloc_alike().unwrap();
+    assert_eq!((alike.len(), alike.offload(), alike.tailroom()), (0, Offload::empty(), 256));
+    assert!(alike.append_slice(&numbered(256)));
+    assert_eq!((near.counts().in_use, far.counts().in_use), (2, 1));
+    let other = clone.alloc_alike().unwrap();
+    assert_eq!((near.counts().in_use, far.counts().in_use), (2, 2));
+    let last = packet.alloc_alike().unwrap();
+    assert!(packet.alloc_alike().is_none(), "three of three are in use");
+    drop((clone, other, last, alike));
+    assert_eq!((near.counts().in_use, far.counts().in_use), (1, 0));
+    drop(near);
+    assert!(packet.alloc_alike().is_none());
+    assert_eq!(whole(&packet), numbered(10));
+}
+
+#[test]
 fn wrong_sizes_are_refused_with_the_range() {
     for room in [0, 65_408] {
         let error = MbufPool::on_heap(&MbufPoolConfig::new("p", 1).data_room(room)).unwrap_err();

@@ -35,6 +35,10 @@ pub trait Source {
 pub trait Sink {
     /// Takes all of `burst`: what it cannot hand on it drops, and counts by a reason.
     fn push(&mut self, burst: &mut Burst, counters: &Counters);
+
+    /// Is called when the source has nothing, to hand on what the sink may have kept.
+    #[inline]
+    fn idle(&mut self) {}
 }
 
 impl Source for RxQueue {
@@ -66,6 +70,11 @@ impl Sink for TxQueue {
     fn push(&mut self, burst: &mut Burst, _counters: &Counters) {
         self.send_or_drop(burst);
     }
+
+    #[inline]
+    fn idle(&mut self) {
+        self.flush();
+    }
 }
 
 /// A transmit queue that is offered a burst up to `attempts` more times before the rest is dropped.
@@ -88,6 +97,11 @@ impl Sink for Retry {
             core::hint::spin_loop();
         }
         self.queue.give_up(burst);
+    }
+
+    #[inline]
+    fn idle(&mut self) {
+        self.queue.flush();
     }
 }
 

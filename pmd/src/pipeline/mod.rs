@@ -129,6 +129,7 @@ impl<S: Source, C: Stages, K: Sink> Pipeline<S, C, K> {
         let pulled = self.source.pull(&mut self.burst);
         self.source_counters.polled();
         if pulled == 0 {
+            self.sink.idle();
             return 0;
         }
         let pulled_at = clock::cycles();

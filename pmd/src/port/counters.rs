@@ -47,7 +47,11 @@ drop_reasons! {
     TxLinkDown => "tx_link_down",
     /// The device, the kernel or the file refused it.
     TxRefused => "tx_refused",
-    /// Its bytes are shared with another packet, and the application had to write them.
+    /// It asks for what software has to do, and its pool has too few mbufs for that.
+    TxNoMbuf => "tx_nombuf",
+    /// Taken by the queue, which was dropped before its device had room for it.
+    TxStopped => "tx_stopped",
+    /// Its bytes are shared with another packet, and had to be written.
     Shared => "shared_bytes",
     /// Its headers are not what they should be.
     BadHeader => "bad_header",

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use super::{Counters, PortConfig, PortError};
 use crate::net::MacAddress;
-use crate::packet::Burst;
+use crate::packet::{Burst, Offload};
 
 /// What is fixed about a device.
 #[derive(Debug, Clone)]
@@ -23,14 +23,23 @@ pub struct DeviceInfo {
     pub max_frame: usize,
     /// Mbufs of the receive pool that the device itself holds for each receive queue, beside those in the
     /// application's hands: its ring's worth, or 0 when it copies.
-    pub rx_held: fn(&PortConfig) -> usize,
+    pub rx_held: Held,
     /// Mbufs that the device holds for each transmit queue.
-    pub tx_held: fn(&PortConfig) -> usize,
+    pub tx_held: Held,
+    /// Whether the mbufs of the receive pool have to lie in memory that another process can map
+    /// ([`MbufPoolConfig::shared`](crate::MbufPoolConfig::shared)).
+    pub shared_pool: bool,
+    /// The flags that the device can set on received packets, of its own accord or as
+    /// [`PortConfig::rx_offloads`] allows.
+    pub rx_offloads: Offload,
+    /// What the device can do while sending, at best. What a queue does at the moment is
+    /// [`TxQueue::offloads`](super::TxQueue::offloads); software does the rest.
+    pub tx_offloads: Offload,
 }
 
 impl DeviceInfo {
-    /// A device of `driver` with `max_rx_queues` and `max_tx_queues`, frames of up to 64 KiB, and no mbufs of
-    /// its own.
+    /// A device of `driver` with `max_rx_queues` and `max_tx_queues`, frames of up to 64 KiB, no mbufs of
+    /// its own, and no offloads.
     #[must_use]
     pub fn new(driver: &'static str, max_rx_queues: u16, max_tx_queues: u16) -> Self {
         Self {
@@ -39,8 +48,35 @@ impl DeviceInfo {
             max_tx_queues,
             numa: None,
             max_frame: usize::from(u16::MAX),
-            rx_held: |_| 0,
-            tx_held: |_| 0,
+            rx_held: Held::Nothing,
+            tx_held: Held::Nothing,
+            shared_pool: false,
+            rx_offloads: Offload::empty(),
+            tx_offloads: Offload::empty(),
+        }
+    }
+}
+
+/// How many mbufs a device holds for a queue, in its ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Held {
+    /// None: it copies.
+    #[default]
+    Nothing,
+    /// One for each descriptor of the configuration.
+    Descriptors,
+    /// So many, whatever the configuration says.
+    Mbufs(usize),
+}
+
+impl Held {
+    /// How many those are in a ring that was asked to have so many descriptors.
+    #[must_use]
+    pub fn mbufs(self, descriptors: u16) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Descriptors => usize::from(descriptors),
+            Self::Mbufs(count) => count,
         }
     }
 }
@@ -184,4 +220,15 @@ pub trait TxDriver: Send + fmt::Debug {
     /// sends ([`Counters::passed`]) and those that cannot be sent, which it drops. What it leaves in the burst
     /// may be offered again.
     fn tx_burst(&mut self, burst: &mut Burst, counters: &Counters);
+
+    /// The `TX_*` flags that the queue does at the moment. Packets that ask for others do not get here: the queue
+    /// around it has done those in software. May change between bursts, when a peer negotiates anew; what it says
+    /// holds for the next call of [`tx_burst`](Self::tx_burst), so a queue whose peer changes its mind meanwhile
+    /// drops what it cannot send.
+    ///
+    /// To do [`Offload::TX_TCP_SEGMENTATION`] includes the TCP checksums, of segments of packets over both IPv4 and
+    /// IPv6.
+    fn offloads(&self) -> Offload {
+        Offload::empty()
+    }
 }

@@ -4,6 +4,7 @@ mod counters;
 mod devargs;
 mod device;
 mod error;
+mod mend;
 #[expect(clippy::module_inception, reason = "the port is what this room is about")]
 mod port;
 mod queue;
@@ -11,7 +12,7 @@ pub mod registry;
 
 pub use counters::{Counters, DropReason, PortStats};
 pub use devargs::DevArgs;
-pub use device::{Device, DeviceInfo, DeviceQueues, DeviceStats, Link, RxDriver, TxDriver};
+pub use device::{Device, DeviceInfo, DeviceQueues, DeviceStats, Held, Link, RxDriver, TxDriver};
 pub use error::PortError;
 pub use port::{Configured, Opened, Port, PortConfig, Queues, Started, StillHeld};
 pub use queue::{RxQueue, TxQueue};

@@ -13,7 +13,7 @@ use super::counters::PortStats;
 use super::queue::Lease;
 use super::{Counters, Device, DeviceInfo, Link, PortError, RxQueue, TxQueue};
 use crate::net::MacAddress;
-use crate::packet::MbufPool;
+use crate::packet::{MbufPool, Offload};
 
 /// How a port is to be.
 #[derive(Debug, Clone)]
@@ -33,6 +33,9 @@ pub struct PortConfig {
     pub promiscuous: bool,
     /// The largest payload in bytes; none leaves it as it is.
     pub mtu: Option<usize>,
+    /// The liberties that the device may take with received packets, of [`Offload::RX_LIBERTIES`]; none, unless the
+    /// application says that it understands such packets. Without, packets are whole, as on a wire.
+    pub rx_offloads: Offload,
 }
 
 impl PortConfig {
@@ -56,6 +59,7 @@ impl PortConfig {
             pool: None,
             promiscuous: true,
             mtu: None,
+            rx_offloads: Offload::empty(),
         }
     }
 
@@ -91,6 +95,19 @@ impl PortConfig {
     #[must_use]
     pub fn mtu(mut self, bytes: usize) -> Self {
         self.mtu = Some(bytes);
+        self
+    }
+
+    /// Sets the liberties that the device may take with received packets, of [`Offload::RX_LIBERTIES`]: a VLAN tag
+    /// taken out (`RX_VLAN_STRIPPED`), a checksum that is still to be filled in (`TX_TCP_CHECKSUM`,
+    /// `TX_UDP_CHECKSUM`), a TCP packet that is still to be cut (`TX_TCP_SEGMENTATION`). None by default.
+    ///
+    /// A forwarder that sends what it receives can allow all: the transmit queue, its device or its software,
+    /// completes what is not finished. A program that looks at checksums or lengths, or whose packets must not be
+    /// longer than the MTU, allows what it understands. The device need not make use of it.
+    #[must_use]
+    pub fn rx_offloads(mut self, flags: Offload) -> Self {
+        self.rx_offloads = flags;
         self
     }
 }

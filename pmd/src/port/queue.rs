@@ -5,9 +5,10 @@ use core::marker::PhantomData;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use super::mend::Mender;
 use super::{Counters, DropReason, RxDriver, TxDriver};
-use crate::packet::Burst;
 use crate::packet::bytes_of;
+use crate::packet::{Burst, Offload};
 
 /// Held by each queue, so that the port knows when all are given back.
 pub(super) type Lease = Arc<()>;
@@ -110,6 +111,9 @@ impl RxQueue {
 pub struct TxQueue {
     driver: Box<dyn TxDriver>,
     counters: Arc<Counters>,
+    mender: Mender,
+    /// Whether the mender has segments that wait.
+    waiting: bool,
     port: u16,
     index: u16,
     _lease: Lease,
@@ -124,20 +128,64 @@ impl TxQueue {
         index: u16,
         lease: Lease,
     ) -> Self {
-        Self { driver, counters, port, index, _lease: lease, _one_owner: PhantomData }
+        let mender = Mender::new();
+        Self { driver, counters, mender, waiting: false, port, index, _lease: lease, _one_owner: PhantomData }
     }
 
     /// Sends packets off the front of `burst`, as many as the queue takes, and returns how many those were.
     /// The rest stays in the burst: send it again, or drop it by name.
+    ///
+    /// What packets ask for by their [`Offload`] flags and the device does not do, the queue does in software first. A
+    /// packet that it cuts into segments is taken as a whole: segments for which the device has no room
+    /// [wait](Self::waiting) in the queue and go first the next time. What cannot be done is dropped and counted by
+    /// its reason.
     #[inline]
     #[must_use = "packets that the queue did not take are still in the burst"]
     pub fn tx_burst(&mut self, burst: &mut Burst) -> usize {
         if burst.is_empty() {
+            self.flush();
             return 0;
         }
         let before = burst.len();
-        self.driver.tx_burst(burst, &self.counters);
+        if self.waiting || burst.offloads().intersects(Offload::TX_ALL) {
+            self.send_flagged(burst);
+        } else {
+            self.driver.tx_burst(burst, &self.counters);
+        }
         before - burst.len()
+    }
+
+    /// Some packets of the burst ask for something, or segments wait.
+    #[inline(never)]
+    fn send_flagged(&mut self, burst: &mut Burst) {
+        let missing = (burst.offloads() & Offload::TX_ALL) - self.driver.offloads();
+        if self.waiting || !missing.is_empty() {
+            self.mender.send(&mut *self.driver, burst, &self.counters);
+            self.waiting = self.mender.waiting() > 0;
+        } else {
+            self.driver.tx_burst(burst, &self.counters);
+        }
+    }
+
+    /// Sends segments that [wait](Self::waiting), as many as the device takes. [`tx_burst`](Self::tx_burst) does it,
+    /// too; a thread that has nothing else to send calls this.
+    #[inline]
+    pub fn flush(&mut self) {
+        if self.waiting {
+            self.waiting = !self.mender.flush(&mut *self.driver, &self.counters);
+        }
+    }
+
+    /// Segments of packets that were taken, which wait until the device has room for them; 512 at most.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.mender.waiting()
+    }
+
+    /// What the device does of what packets can ask for, at the moment. The rest is done in software.
+    #[must_use]
+    pub fn offloads(&self) -> Offload {
+        self.driver.offloads() & Offload::TX_ALL
     }
 
     /// Sends what the queue takes, and drops the rest, counted as [`DropReason::TxFull`]. Returns how many
@@ -174,5 +222,11 @@ impl TxQueue {
     #[must_use]
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+}
+
+impl Drop for TxQueue {
+    fn drop(&mut self) {
+        self.mender.stop(&mut *self.driver, &self.counters);
     }
 }

@@ -41,6 +41,16 @@ pub const DRIVERS: &[Driver] = &[
         help: "a ring in memory: what is sent is received again: size=PACKETS",
         open: drivers::ring::open,
     },
+    Driver {
+        name: "net_vhost",
+        help: "a virtio device for others to drive, over vhost-user: iface=PATH, queues=N, client=0|1, tso=0|1",
+        open: drivers::vhost::open,
+    },
+    Driver {
+        name: "net_virtio_user",
+        help: "the driver of another process's virtio device, over vhost-user: path=PATH, server=0|1, queues=N, queue_size=N, mac=ADDRESS, mrg_rxbuf=0|1, in_order=0|1, packed_vq=0|1, cq=0|1, speed=MBPS",
+        open: drivers::virtio::user::open,
+    },
 ];
 
 /// Opens the device that `devargs` describe as port number `id`.

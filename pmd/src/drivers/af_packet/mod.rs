@@ -186,6 +186,7 @@ impl Device for AfPacket {
         let pairs = self.options.qpairs;
         let mut info = DeviceInfo::new("net_af_packet", pairs, pairs);
         info.max_frame = self.mtu() + LINK_OVERHEAD;
+        info.tx_offloads = tx::OFFLOADS;
         info
     }
 

@@ -22,6 +22,8 @@ const ADDRESSES: usize = 12;
 const TAG: usize = 4;
 /// The type of the tag that is inserted, and of the frames that may be longer by a tag.
 const TPID: [u8; 2] = [0x81, 0x00];
+/// What is done to a frame in its slot, where it is nobody else's.
+pub(super) const OFFLOADS: Offload = Offload::TX_CHECKSUMS.union(Offload::TX_VLAN_INSERT);
 /// How long a queue that is dropped waits for the kernel to take what is left.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How often an interrupted call is made again.
@@ -233,6 +235,10 @@ impl<K: Kernel + Send + core::fmt::Debug> TxDriver for Tx<K> {
             burst.free();
         }
     }
+
+    fn offloads(&self) -> Offload {
+        OFFLOADS
+    }
 }
 
 impl<K: Kernel> Drop for Tx<K> {
@@ -277,8 +283,7 @@ fn copy(packet: &Mbuf, room: &mut [u8], insert: bool) -> Option<()> {
 #[inline]
 fn offload(packet: &Mbuf, frame: &mut [u8], inserted: bool) -> Option<()> {
     const IP: Offload = Offload::TX_IP_CHECKSUM;
-    const TRANSPORT: Offload =
-        Offload::TX_TCP_CHECKSUM.union(Offload::TX_UDP_CHECKSUM).union(Offload::TX_TCP_SEGMENTATION);
+    const TRANSPORT: Offload = Offload::TX_TCP_CHECKSUM.union(Offload::TX_UDP_CHECKSUM);
     let asked = packet.offload();
     if !asked.intersects(IP.union(TRANSPORT)) {
         return Some(());
@@ -290,7 +295,6 @@ fn offload(packet: &Mbuf, frame: &mut [u8], inserted: bool) -> Option<()> {
     if asked.intersects(IP) {
         fill_ipv4_checksum(frame, ip_at)?;
     }
-    // A packet that is to be cut into segments and is short enough to be sent is one segment.
     if asked.intersects(TRANSPORT) {
         fill_transport_checksum(frame, ip_at)?;
     }

@@ -93,3 +93,6 @@ impl TxDriver for DiscardTx {
         burst.free();
     }
 }
+
+#[cfg(test)]
+mod tests;

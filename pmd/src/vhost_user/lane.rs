@@ -1,0 +1,201 @@
+//! A port's queue that lives on while the ring in it comes and goes.
+//!
+//! The application polls a queue whether a peer is there or not. The control thread puts a ring into the queue's lane when
+//! a session sets one up, and takes it out when the session ends; from then on nobody touches the ring or its memory. Both
+//! hold a lock for that, which a polling thread takes once a burst and never waits for.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+
+use crate::virtqueue::{Bell, Broken, Ringer};
+
+/// Where a queue's ring is while there is one.
+#[derive(Debug)]
+pub(crate) struct Lane<T> {
+    name: String,
+    slot: Mutex<Slot<T>>,
+    /// The control thread waits for the lock.
+    wanted: AtomicU32,
+    /// There is a ring, it is enabled, and nothing is wrong with it.
+    working: AtomicBool,
+    /// Rings in which the other side broke the protocol.
+    broken: AtomicU64,
+    bell: Bell,
+    /// Wakes a sleeper when a ring comes.
+    nudge: Ringer,
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    ring: Option<T>,
+    enabled: bool,
+}
+
+impl<T> Lane<T> {
+    /// Without a ring. `name` is the queue's, for messages.
+    pub(crate) fn new(name: String) -> std::io::Result<Arc<Self>> {
+        let (bell, nudge) = (Bell::new()?, Ringer::new()?);
+        bell.listen_to(nudge.as_fd())?;
+        Ok(Arc::new(Self {
+            name,
+            slot: Mutex::new(Slot { ring: None, enabled: false }),
+            wanted: AtomicU32::new(0),
+            working: AtomicBool::new(false),
+            broken: AtomicU64::new(0),
+            bell,
+            nudge,
+        }))
+    }
+
+    /// Works on the ring, if there is one that is enabled; to be called by the queue's owner, once a burst. None when there
+    /// is none, or the control thread has it at the moment. A ring of which `work` says that it is broken is not worked on
+    /// again.
+    #[inline]
+    pub(crate) fn work<R>(&self, work: impl FnOnce(&mut T) -> (R, Result<(), Broken>)) -> Option<R> {
+        if self.wanted.load(Ordering::Relaxed) != 0 {
+            return None;
+        }
+        let mut slot = match self.slot.try_lock() {
+            Ok(slot) => slot,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        let Slot { ring: Some(ring), enabled: true } = &mut *slot else { return None };
+        let (result, health) = work(ring);
+        if let Err(broken) = health {
+            self.give_up(slot, broken);
+        }
+        Some(result)
+    }
+
+    /// Works on a ring, enabled or not, from the control thread or for a rare call of the owner.
+    pub(crate) fn with<R>(&self, work: impl FnOnce(Option<&mut T>) -> R) -> R {
+        work(self.lock().ring.as_mut())
+    }
+
+    #[cold]
+    fn give_up(&self, mut slot: MutexGuard<'_, Slot<T>>, broken: Broken) {
+        slot.enabled = false;
+        self.working.store(false, Ordering::Relaxed);
+        self.broken.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(
+            "{}: the other side broke the ring's rules: {broken}; it rests until it is set up anew",
+            self.name
+        );
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slot<T>> {
+        // The owner of the queue looks at this first, or it would come first again and again.
+        self.wanted.fetch_add(1, Ordering::Relaxed);
+        let slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wanted.fetch_sub(1, Ordering::Relaxed);
+        slot
+    }
+
+    /// Puts a ring in, not enabled; what was there before is dropped.
+    pub(crate) fn install(&self, ring: T) {
+        let before = {
+            let mut slot = self.lock();
+            slot.enabled = false;
+            self.working.store(false, Ordering::Relaxed);
+            slot.ring.replace(ring)
+        };
+        drop(before);
+    }
+
+    /// Lets the ring work or rest.
+    pub(crate) fn enable(&self, on: bool) {
+        let mut slot = self.lock();
+        slot.enabled = on && slot.ring.is_some();
+        self.working.store(slot.enabled, Ordering::Relaxed);
+        drop(slot);
+        // A sleeper has to ask for notifications again.
+        self.nudge.ring();
+    }
+
+    /// Takes the ring out.
+    pub(crate) fn remove(&self) -> Option<T> {
+        let mut slot = self.lock();
+        slot.enabled = false;
+        self.working.store(false, Ordering::Relaxed);
+        slot.ring.take()
+    }
+
+    /// Whether packets can pass.
+    #[inline]
+    pub(crate) fn is_working(&self) -> bool {
+        self.working.load(Ordering::Relaxed)
+    }
+
+    /// Rings in which the other side broke the protocol.
+    pub(crate) fn broken(&self) -> u64 {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    /// What the queue's owner waits for.
+    pub(crate) fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    /// Readable when the ring has something, or comes.
+    pub(crate) fn wait_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn only_an_enabled_ring_works_and_a_broken_one_no_more() {
+        let lane = Lane::new("rx".into()).unwrap();
+        let count = |lane: &Lane<u32>| lane.work(|ring| (std::mem::replace(ring, *ring + 1), Ok(())));
+        assert_eq!(count(&lane), None);
+        lane.install(5);
+        assert_eq!((count(&lane), lane.is_working()), (None, false));
+        lane.enable(true);
+        assert_eq!((count(&lane), count(&lane), lane.is_working()), (Some(5), Some(6), true));
+        lane.enable(false);
+        assert_eq!(count(&lane), None);
+        lane.enable(true);
+        let broken = lane.work(|_| ((), Err(Broken::Endless)));
+        assert_eq!((broken, count(&lane), lane.is_working(), lane.broken()), (Some(()), None, false, 1));
+        assert_eq!((lane.remove(), lane.remove()), (Some(7), None));
+        lane.enable(true);
+        assert!(!lane.is_working());
+    }
+
+    #[test]
+    fn the_control_thread_gets_its_turn_beside_one_that_polls_without_end() {
+        let lane = Lane::new("rx".into()).unwrap();
+        lane.install(0u64);
+        lane.enable(true);
+        let end = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !end.load(Ordering::Relaxed) {
+                    lane.work(|ring| {
+                        *ring += 1;
+                        ((), Ok(()))
+                    });
+                }
+            });
+            let begun = Instant::now();
+            for _ in 0..200 {
+                let ring = lane.remove().unwrap();
+                lane.install(ring);
+                lane.enable(true);
+            }
+            let took = begun.elapsed();
+            end.store(true, Ordering::Relaxed);
+            assert!(took < Duration::from_secs(10), "{took:?}");
+        });
+    }
+}
