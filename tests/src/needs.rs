@@ -34,6 +34,8 @@ pub enum Need {
     Tcpdump,
     /// `dpdk-testpmd`, with its drivers for AF_PACKET and in-memory ports.
     Dpdk,
+    /// `dpdk-testpmd`, with its drivers for virtio-user and vhost.
+    DpdkVirtio,
     /// A C compiler, and DPDK's libraries to compile against.
     Libdpdk,
     /// A nightly toolchain that rustup knows.
@@ -82,6 +84,16 @@ impl Need {
             Self::Valgrind => on_path("valgrind", "valgrind")?,
             Self::Script => on_path("script", "bsdutils")?,
             Self::Dpdk => on_path("dpdk-testpmd", "dpdk-dev")?,
+            Self::DpdkVirtio => {
+                on_path("dpdk-testpmd", "dpdk-dev")?;
+                for driver in ["bus_vdev", "net_virtio", "net_vhost"] {
+                    let package = driver.replace('_', "-");
+                    anyhow::ensure!(
+                        has_dpdk_driver(driver),
+                        "no DPDK driver {driver} (Debian: apt install 'librte-{package}[0-9]*')"
+                    );
+                }
+            }
             Self::Libdpdk => {
                 on_path("cc", "gcc")?;
                 on_path("pkg-config", "pkgconf")?;
@@ -135,6 +147,17 @@ pub fn find(program: &str) -> Option<PathBuf> {
 fn on_path(program: &str, package: &str) -> Result<()> {
     anyhow::ensure!(find(program).is_some(), "no {program} (Debian: apt install {package})");
     Ok(())
+}
+
+/// Whether dpdk-testpmd finds this driver among those that it loads: `/usr/lib/<machine>/dpdk/pmds-<version>`.
+fn has_dpdk_driver(driver: &str) -> bool {
+    let folders =
+        |path: PathBuf| std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let prefix = format!("librte_{driver}.so.");
+    let named = |path: PathBuf| {
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&prefix))
+    };
+    folders("/usr/lib".into()).flat_map(|machine| folders(machine.join("dpdk"))).flat_map(folders).any(named)
 }
 
 /// Whether what is missing is a failure: `WIRERATE_REQUIRE=all`.

@@ -35,23 +35,11 @@ impl Comparison {
         name: impl Into<String>,
         unit: &'static str,
         rounds: u32,
-        mut ours: impl FnMut() -> Result<Figures>,
-        mut theirs: Option<impl FnMut() -> Result<Figures>>,
+        ours: impl FnMut() -> Result<Figures>,
+        theirs: Option<impl FnMut() -> Result<Figures>>,
     ) -> Result<Self> {
-        let mut comparison = Self { name: name.into(), unit, ours: Vec::new(), theirs: Vec::new() };
-        for round in 0..rounds {
-            let first = round % 2 == 0;
-            if first {
-                comparison.ours.push(ours()?);
-            }
-            if let Some(theirs) = &mut theirs {
-                comparison.theirs.push(theirs()?);
-            }
-            if !first {
-                comparison.ours.push(ours()?);
-            }
-        }
-        Ok(comparison)
+        let (ours, theirs) = take_turns(rounds, ours, theirs)?;
+        Ok(Self { name: name.into(), unit, ours, theirs })
     }
 
     /// The median of our rate over theirs, pair by pair; none without a peer.
@@ -79,6 +67,32 @@ impl Comparison {
             "ratio": self.ratio(),
         })
     }
+}
+
+/// Runs both sides `rounds` times in turns; which goes first changes from round to round, and the first round is
+/// begun by `ours`. Without `theirs`, there are no runs of theirs.
+///
+/// # Errors
+/// The first error of a side.
+pub fn take_turns<T>(
+    rounds: u32,
+    mut ours: impl FnMut() -> Result<T>,
+    mut theirs: Option<impl FnMut() -> Result<T>>,
+) -> Result<(Vec<T>, Vec<T>)> {
+    let mut runs = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let first = round % 2 == 0;
+        if first {
+            runs.0.push(ours()?);
+        }
+        if let Some(theirs) = &mut theirs {
+            runs.1.push(theirs()?);
+        }
+        if !first {
+            runs.0.push(ours()?);
+        }
+    }
+    Ok(runs)
 }
 
 /// The middle value; the mean of the two middle ones of an even number; none of none.

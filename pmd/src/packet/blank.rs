@@ -11,7 +11,7 @@ use arrayvec::ArrayVec;
 use wirerate_mempool::RawHandle;
 
 use super::header::{BUFFER_OFFSET, Header};
-use super::{HEADROOM, MAX_BURST, Mbuf, MbufPool};
+use super::{MAX_BURST, Mbuf, MbufPool};
 
 /// An mbuf out of its pool that is no packet yet. Goes home when it is dropped.
 #[repr(transparent)]
@@ -40,16 +40,23 @@ impl Blank {
         crate::virtqueue::layout::prefetch(self.0.as_ptr().cast());
     }
 
-    /// A packet of the `len` bytes behind the headroom, which somebody has written; of as many as fit, if those are
-    /// fewer.
+    /// A packet of the `len` bytes from `offset` on, which somebody has written.
+    ///
+    /// # Safety
+    /// Both together are at most the length of the buffer.
     #[inline(always)]
-    pub(crate) fn filled(self, len: u32) -> Mbuf {
-        self.filled_from(HEADROOM, len)
+    pub(crate) unsafe fn filled(self, offset: u16, len: u32) -> Mbuf {
+        let mut packet = Mbuf(ManuallyDrop::new(self).0);
+        debug_assert!(u32::from(offset) + len <= u32::from(packet.header().buffer_len));
+        let mut header = packet.header_mut();
+        header.set_data(offset, len as u16, len);
+        header.set_flags(0);
+        packet
     }
 
     /// A packet of the `len` bytes from `offset` on, which somebody has written; of as many as fit, if those are fewer.
-    #[inline(always)]
-    pub(crate) fn filled_from(self, offset: usize, len: u32) -> Mbuf {
+    #[inline]
+    pub(crate) fn filled_within(self, offset: usize, len: u32) -> Mbuf {
         let mut packet = Mbuf(ManuallyDrop::new(self).0);
         let whole = packet.header().buffer_len;
         let offset = offset.min(usize::from(whole)) as u16;

@@ -173,6 +173,54 @@ impl Burst {
     }
 }
 
+/// Adds packets to a burst one by one, up to its limit, without a look at its length for each.
+pub(crate) struct Filler<'a> {
+    items: &'a mut ArrayVec<Mbuf, MAX_BURST>,
+    next: *mut Mbuf,
+    end: *mut Mbuf,
+}
+
+impl Burst {
+    /// Packets are added through the filler, and are in the burst when it is dropped.
+    #[inline(always)]
+    pub(crate) fn filler(&mut self) -> Filler<'_> {
+        let (here, room) = (self.items.len(), self.room());
+        // SAFETY: the length is within the array, and the limit never above its capacity.
+        let next = unsafe { self.items.as_mut_ptr().add(here) };
+        // SAFETY: as above.
+        let end = unsafe { next.add(room) };
+        Filler { items: &mut self.items, next, end }
+    }
+}
+
+impl Filler<'_> {
+    /// Adds a packet, or gives it back when the burst is at its limit.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, packet: Mbuf) -> Result<(), Mbuf> {
+        if self.next == self.end {
+            return Err(packet);
+        }
+        // SAFETY: before the end there is room for a packet, which nobody else writes.
+        unsafe {
+            self.next.write(packet);
+            self.next = self.next.add(1);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Filler<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: `next` went on from the first free place only behind packets that were written.
+        unsafe {
+            let start = self.items.as_mut_ptr();
+            let count = self.next.offset_from(start) as usize;
+            self.items.set_len(count);
+        }
+    }
+}
+
 /// Bytes of `packets` together.
 #[inline]
 pub(crate) fn bytes_of(packets: &[Mbuf]) -> u64 {

@@ -214,6 +214,14 @@ impl Numbers {
         number
     }
 
+    /// The number that was taken `after` the oldest one that is out, if they come back in order. To be called when there
+    /// is one.
+    #[inline(always)]
+    pub(super) fn oldest(&self, size: u16, after: usize) -> u16 {
+        // A place is written again when a number comes back, so those of the numbers that are out still have them.
+        self.free[self.returned.wrapping_sub(usize::from(size)).wrapping_add(after) & self.mask]
+    }
+
     #[inline(always)]
     pub(super) fn give_back(&mut self, number: u16) {
         self.free[self.returned & self.mask] = number;

@@ -86,6 +86,35 @@ impl NetHeader {
         ]
     }
 
+    /// Reads a whole header where it lies in shared memory: its first 8 bytes and its last 4, each once.
+    ///
+    /// # Safety
+    /// [`LEN`] bytes are readable at `place`.
+    #[inline(always)]
+    pub(crate) unsafe fn words(place: *const u8) -> (u64, u32) {
+        // SAFETY: as the caller says; the reads need no alignment.
+        unsafe {
+            let first = place.cast::<u64>().read_unaligned();
+            let last = place.add(8).cast::<u32>().read_unaligned();
+            (u64::from_le(first), u32::from_le(last))
+        }
+    }
+
+    /// A header out of its [words](Self::words).
+    #[inline]
+    #[must_use]
+    pub(crate) const fn from_words((first, last): (u64, u32)) -> Self {
+        Self {
+            flags: first as u8,
+            gso_type: (first >> 8) as u8,
+            header_len: (first >> 16) as u16,
+            gso_size: (first >> 32) as u16,
+            checksum_start: (first >> 48) as u16,
+            checksum_offset: last as u16,
+            buffers: (last >> 16) as u16,
+        }
+    }
+
     /// Whether the packet is as on a wire, with nothing said of its checksum.
     #[inline(always)]
     #[must_use]
@@ -122,6 +151,8 @@ mod tests {
             }
         );
         assert_eq!(header.to_bytes(), bytes);
+        // SAFETY: the array has all bytes of a header.
+        assert_eq!(NetHeader::from_words(unsafe { NetHeader::words(bytes.as_ptr()) }), header);
         assert!(!header.is_plain() && NetHeader { buffers: 1, ..NetHeader::default() }.is_plain());
         assert_eq!((len_with(Features::empty()), len_with(Features::VERSION_1)), (10, 12));
     }

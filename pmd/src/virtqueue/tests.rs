@@ -232,7 +232,7 @@ fn sleepers_are_told_once_and_those_who_poll_are_not() {
             let lab = Lab::new(format, 8);
             let (mut driver, mut device) = (lab.driver(features), lab.device(features));
             let buffer = Buffer { address: GUEST + BUFFERS, len: 64 };
-            let mut offer = |driver: &mut AnyDriverRing| {
+            let offer = |driver: &mut AnyDriverRing| {
                 driver!(driver, ring => {
                     assert_eq!(ring.offer_each(&[buffer], Direction::ToDevice, |_, _| {}), 1);
                     ring.publish()

@@ -27,6 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("peers::our_testpmd_counts_what_dpdk_sends", NEEDS, dpdk_sends),
         trial("peers::tcp_is_compared_in_turns", NEEDS_IPERF3, tcp_in_turns),
         trial("peers::pools_and_rings_are_compared_in_turns", &[Need::Root, Need::Libdpdk], contests),
+        trial("peers::virtio_is_compared_in_turns", &[Need::Root, Need::DpdkVirtio], virtio),
     ]
 }
 
@@ -75,6 +76,63 @@ fn contests() -> Result<()> {
         }
         ensure!(std::fs::read_to_string(&svg)?.contains("DPDK native"), "the plot lacks a line");
     }
+    Ok(())
+}
+
+/// That all pairs are there, with figures of the right size, and that nothing is left behind.
+fn virtio() -> Result<()> {
+    let _turn = exclusive::processors();
+    // It takes huge pages where there are many.
+    let _pages = exclusive::hugepages();
+    let scratch = scratch::directory("virtio")?;
+    let json = scratch.path().join("figures.json");
+    let compare = |only: &str| -> Result<(serde_json::Value, String)> {
+        let mut command = Command::new(program::bundled("wirerate")?);
+        command
+            .args(["bench", "virtio", "--rounds", "1", "--seconds", "1", "--only", only, "--json"])
+            .arg(&json);
+        command.env("TMPDIR", scratch.path());
+        let finished = program::run(command, Duration::from_secs(240))?;
+        let figures =
+            std::fs::read(&json).with_context(|| format!("{}: {}", finished.what, finished.stderr))?;
+        std::fs::remove_file(&json)?;
+        let left: Vec<_> =
+            std::fs::read_dir(scratch.path())?.flatten().map(|entry| entry.file_name()).collect();
+        ensure!(left.is_empty(), "it left {left:?}");
+        let figures: serde_json::Value = serde_json::from_slice(&figures)?;
+        for row in figures["comparisons"].as_array().into_iter().flatten() {
+            let name = row["name"].as_str().context("a row without a name")?;
+            ensure!(finished.stdout.contains(name), "no row of {name:?} in:\n{}", finished.stdout);
+        }
+        Ok((figures, finished.stdout))
+    };
+    let sensible = |value: &serde_json::Value| value.as_f64().is_some_and(|mpps| (1e-4..1e4).contains(&mpps));
+
+    for (only, pairs) in
+        [("round trip, split", 3), ("vhost to virtio, packed, mergeable: wirerate + wirerate", 1)]
+    {
+        let (figures, _) = compare(only)?;
+        let rows = figures["comparisons"].as_array().context("no rows")?;
+        let (peer, ours): (Vec<_>, Vec<_>) =
+            rows.iter().partition(|row| row["virtio"] == "DPDK" && row["vhost"] == "DPDK");
+        ensure!(ours.len() == pairs, "{} of {pairs} pairs for {only:?}: {figures:#}", ours.len());
+        for row in &ours {
+            // In a build without the drivers they are missed, and the peer has a row of its own.
+            let failure = row["failure"].as_str();
+            if failure.is_some_and(|why| why.contains("no driver is called")) {
+                ensure!(peer.len() == 1, "no row of the peer alone: {figures:#}");
+                continue;
+            }
+            ensure!(failure.is_none() && peer.is_empty(), "{figures:#}");
+            let all = [&row["ratio"], &row["pair"]["median"], &row["peer"]["median"]];
+            ensure!(all.into_iter().all(sensible), "{row:#}");
+        }
+        ensure!(peer.iter().all(|row| sensible(&row["peer"]["median"])), "{figures:#}");
+    }
+
+    let (figures, shown) = compare("l2fwd")?;
+    ensure!(sensible(&figures["l2fwd"]["median"]), "{figures:#}");
+    ensure!(figures["l2fwd"]["goal"] == 14.88 && shown.contains("goal 14.88 Mpps"), "{shown}");
     Ok(())
 }
 

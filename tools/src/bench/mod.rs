@@ -11,6 +11,7 @@ mod plot;
 mod run;
 mod standings;
 mod testpmd;
+mod virtio;
 
 use std::path::PathBuf;
 
@@ -24,6 +25,9 @@ use wirerate_tools::paired::{self, Comparison};
 pub(crate) enum Bench {
     /// testpmd against dpdk-testpmd on net_null and net_ring: packets a second and cycles a packet
     Testpmd(testpmd::Options),
+    /// virtio-user and vhost against DPDK's, in all pairs, through testpmd: packets a second, and cycles a packet of
+    /// each side
+    Virtio(virtio::Options),
     /// The pool against DPDK's mempool, malloc and other pools: cycles an object
     Mempool(contest::Options),
     /// The ring against DPDK's and crossbeam's queue: cycles an object
@@ -49,6 +53,7 @@ impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
         match self {
             Self::Testpmd(options) => options.run(),
+            Self::Virtio(options) => options.run(),
             Self::Mempool(options) => options.run_mempool(),
             Self::Ring(options) => options.run_ring(),
         }

@@ -1,73 +1,151 @@
-//! Runs a program for a while and reads what it says.
+//! Runs programs for a while and reads what they say.
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long after SIGINT a program may take to end.
 const GRACE: Duration = Duration::from_secs(10);
+/// How often a program that runs is looked at.
+pub(super) const LOOK: Duration = Duration::from_millis(10);
 
-/// Ends the program if it still runs when this goes.
-struct Running(Child);
+/// A program that runs; it is killed when this goes.
+#[derive(Debug)]
+pub(super) struct Running {
+    what: String,
+    child: Child,
+    stdout: Captured,
+    stderr: Captured,
+}
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+impl Running {
+    /// Starts `command`, without input and with its output captured.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(super) fn start(command: &mut Command) -> Result<Self> {
+        let what = words(command);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("running {what}"))?;
+        let stdout = Captured::of(child.stdout.take());
+        let stderr = Captured::of(child.stderr.take());
+        Ok(Self { what, child, stdout, stderr })
+    }
+
+    /// What it printed until now.
+    pub(super) fn printed(&self) -> String {
+        self.stdout.text()
+    }
+
+    /// Checks that it has not ended.
+    ///
+    /// # Errors
+    /// When it has; with the last that it said.
+    pub(super) fn expect_running(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => Err(self.ended(status)),
+        }
+    }
+
+    /// Asks it to end by SIGINT, waits for the end, and returns what it printed.
+    ///
+    /// # Errors
+    /// When it had ended before, fails, or does not end.
+    pub(super) fn end(mut self) -> Result<String> {
+        self.expect_running()?;
+        // It has not been waited for, so the id is still its own.
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("no process id")?;
+        kill_process(pid, Signal::INT).with_context(|| format!("sending SIGINT to {}", self.what))?;
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                if !status.success() {
+                    return Err(self.ended(status));
+                }
+                self.stdout.wait();
+                return Ok(self.stdout.text());
+            }
+            ensure!(begun.elapsed() < GRACE, "{} did not end {} s after SIGINT", self.what, GRACE.as_secs());
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn ended(&mut self, status: ExitStatus) -> anyhow::Error {
+        self.stderr.wait();
+        let said = self.stderr.text();
+        let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing").to_owned();
+        anyhow::anyhow!("{} ended with {status}: {last}", self.what)
     }
 }
 
-/// Runs `command` for `time`, asks it to end by SIGINT, and returns what it printed on standard output.
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both do nothing when it has been waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What comes out of a pipe, collected by a thread.
+#[derive(Debug)]
+struct Captured {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Captured {
+    fn of(pipe: Option<impl Read + Send + 'static>) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let thread = pipe.map(|mut pipe| {
+            let bytes = Arc::clone(&bytes);
+            std::thread::spawn(move || {
+                let mut chunk = [0; 4096];
+                while let Ok(count @ 1..) = pipe.read(&mut chunk) {
+                    bytes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&chunk[..count]);
+                }
+            })
+        });
+        Self { bytes, thread }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+
+    /// Waits until all has arrived, which it has soon after the program's end.
+    fn wait(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Runs `command` for `time`, asks it to end by SIGINT, and returns what it printed on standard output. One that
+/// ends by itself before that is as good.
 ///
 /// # Errors
 /// When it cannot be run, fails, or does not end.
 pub(super) fn run_for(command: &mut Command, time: Duration) -> Result<String> {
-    let shown = format!("{command:?}");
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("running {shown}"))?;
-    let mut running = Running(child);
-    let reader = |pipe: Option<Box<dyn Read + Send>>| {
-        std::thread::spawn(move || {
-            let mut text = String::new();
-            if let Some(mut pipe) = pipe {
-                let _ = pipe.read_to_string(&mut text);
-            }
-            text
-        })
-    };
-    let out = reader(running.0.stdout.take().map(|pipe| Box::new(pipe) as _));
-    let err = reader(running.0.stderr.take().map(|pipe| Box::new(pipe) as _));
-
+    let mut running = Running::start(command)?;
     let begun = Instant::now();
-    let mut asked = false;
-    let status = loop {
-        if let Some(status) = running.0.try_wait()? {
-            break status;
-        }
-        if !asked && begun.elapsed() >= time {
-            asked = true;
-            if let Some(pid) = i32::try_from(running.0.id()).ok().and_then(Pid::from_raw) {
-                kill_process(pid, Signal::INT)?;
+    while begun.elapsed() < time {
+        match running.child.try_wait()? {
+            None => std::thread::sleep(LOOK),
+            Some(status) if status.success() => {
+                running.stdout.wait();
+                return Ok(running.stdout.text());
             }
+            Some(status) => return Err(running.ended(status)),
         }
-        if begun.elapsed() > time + GRACE {
-            bail!("{shown} did not end {} s after SIGINT", GRACE.as_secs());
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    };
-    let (out, err) = (out.join().unwrap_or_default(), err.join().unwrap_or_default());
-    if !status.success() {
-        bail!("{shown} ended with {status}: {}", err.lines().last().unwrap_or("it said nothing"));
     }
-    Ok(out)
+    running.end()
 }
 
 /// A program that was built beside this one.
@@ -80,4 +158,49 @@ pub(super) fn sibling(name: &str) -> Result<PathBuf> {
         return Ok(path);
     }
     bail!("{} is not there; build it with: cargo build --release --bin {name}", path.display())
+}
+
+/// A command line, to be read by people.
+fn words(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn what_it_prints_can_be_read_while_it_runs_and_after() {
+        let script = "trap 'echo last; exit 0' INT; echo first; while :; do sleep 0.05; done";
+        let mut running = Running::start(&mut shell(script)).unwrap();
+        let begun = Instant::now();
+        while running.printed() != "first\n" && begun.elapsed() < GRACE {
+            std::thread::sleep(LOOK);
+        }
+        running.expect_running().unwrap();
+        assert_eq!(running.end().unwrap(), "first\nlast\n");
+    }
+
+    #[test]
+    fn an_early_end_is_told_with_the_last_words() {
+        let error = run_for(&mut shell("echo first >&2; echo why >&2; exit 3"), GRACE).unwrap_err();
+        assert!(error.to_string().ends_with("ended with exit status: 3: why"), "{error}");
+        assert_eq!(run_for(&mut shell("echo done"), GRACE).unwrap(), "done\n");
+    }
+
+    #[test]
+    fn none_is_left_behind() {
+        let running = Running::start(&mut shell("exec sleep 60")).unwrap();
+        let process = PathBuf::from(format!("/proc/{}", running.child.id()));
+        assert!(process.exists());
+        drop(running);
+        assert!(!process.exists());
+    }
 }

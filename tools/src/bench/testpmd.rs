@@ -95,13 +95,13 @@ const WORKS: &[Work] = &[
 ];
 
 /// The peer's program.
-const PEER: &str = "dpdk-testpmd";
+pub(super) const PEER: &str = "dpdk-testpmd";
 
 impl Options {
     pub(super) fn run(&self) -> Result<()> {
         let ours = run::sibling("testpmd")?;
         let peer = peer_version();
-        let huge = huge_pages_suffice();
+        let huge = huge_pages_suffice(MEMORY_MIB);
         let pages = if huge { "2 MiB huge pages" } else { "no huge pages (--no-huge on both sides)" };
         println!("burst {}, {pages}", self.burst);
         if peer.is_none() {
@@ -164,10 +164,10 @@ impl Options {
     }
 }
 
-/// Whether there are free 2 MiB pages for a run of either side, which DPDK takes all that it is given of.
-fn huge_pages_suffice() -> bool {
+/// Whether there are free 2 MiB pages for `mib` of memory, of which DPDK takes all that it is given.
+pub(super) fn huge_pages_suffice(mib: usize) -> bool {
     const PAGE: usize = 2 << 20;
-    let pages = (MEMORY_MIB << 20).div_ceil(PAGE) as u64;
+    let pages = (mib << 20).div_ceil(PAGE) as u64;
     hugetlb::pools().iter().any(|pool| pool.page_size == PAGE && pool.available() >= pages)
 }
 
@@ -183,7 +183,7 @@ fn environment(work: &Work, huge: bool) -> Vec<String> {
 }
 
 /// The version that the peer's program says it is; none when it is not installed.
-fn peer_version() -> Option<String> {
+pub(super) fn peer_version() -> Option<String> {
     let output = Command::new(PEER).args(["-v", "-h"]).output().ok()?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
@@ -195,6 +195,17 @@ fn peer_version() -> Option<String> {
 /// Reads the rates that both programs print each second, all ports together, and the cycles at the end. The
 /// first two seconds are left out: one for starting, one for warming up.
 fn read(output: &str, sends: bool) -> Result<Figures> {
+    let seconds = rates(output, sends)?;
+    let rate = median(seconds.into_iter().skip(2)).context("it printed fewer than 3 reports")?;
+    Ok(Figures { rate, cycles: cycles(output) })
+}
+
+/// The rates that both programs print each second, all ports together, in Mpps: of what they send, or of what they
+/// receive.
+///
+/// # Errors
+/// When a rate is no number.
+pub(super) fn rates(output: &str, sends: bool) -> Result<Vec<f64>> {
     let direction = if sends { "Tx-pps:" } else { "Rx-pps:" };
     let mut seconds: Vec<f64> = Vec::new();
     // What comes after the first line of the totals is no report of a second.
@@ -205,16 +216,18 @@ fn read(output: &str, sends: bool) -> Result<Figures> {
             seconds.push(0.0);
         } else if let (Some(rest), Some(sum)) = (line.strip_prefix(direction), seconds.last_mut()) {
             let rate = rest.split_whitespace().next().and_then(|word| word.parse::<f64>().ok());
-            *sum += rate.with_context(|| format!("no rate in \"{line}\""))?;
+            *sum += rate.with_context(|| format!("no rate in \"{line}\""))? / 1e6;
         }
     }
-    let rate =
-        median(seconds.iter().skip(2).map(|rate| rate / 1e6)).context("it printed fewer than 3 reports")?;
-    let cycles = output
+    Ok(seconds)
+}
+
+/// The cycles that a packet cost, as both programs tell at the end of a run with `--record-core-cycles`.
+pub(super) fn cycles(output: &str) -> Option<f64> {
+    output
         .lines()
         .find_map(|line| line.split_once("CPU cycles/packet="))
-        .and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
-    Ok(Figures { rate, cycles })
+        .and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok())
 }
 
 #[cfg(test)]

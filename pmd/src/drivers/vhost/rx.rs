@@ -122,6 +122,7 @@ impl Copier {
         }
         let count = count.min(self.blanks.len());
         let room_in_mbuf = pool.data_room();
+        let mut filler = burst.filler();
         let mut malformed = 0;
         let mut done = 0;
         while done < count {
@@ -140,18 +141,18 @@ impl Copier {
                     // behind its headroom; the two are different mappings or parts of them.
                     let mut packet = unsafe {
                         copy(place.as_ptr().add(header_len), data_of(&blank), len);
-                        blank.filled(len as u32)
+                        blank.filled(HEADROOM as u16, len as u32)
                     };
                     if header.is_plain() || net_offload::note(&mut packet, header) {
                         // There is room: no more were looked at than it had.
-                        let _ = burst.push(packet);
+                        let _ = filler.push(packet);
                     } else {
                         malformed += 1;
                     }
                 }
                 _ => match self.gather(ring, &head, pool) {
                     Gathered::Packet(packet) => {
-                        let _ = burst.push(packet);
+                        let _ = filler.push(packet);
                     }
                     Gathered::Malformed => malformed += 1,
                     Gathered::NoMbuf => break,
@@ -159,6 +160,7 @@ impl Copier {
             }
             done += 1;
         }
+        drop(filler);
         counters.dropped(DropReason::RxMalformed, malformed);
         if done == 0 {
             return (false, Ok(()));
@@ -258,14 +260,14 @@ fn data_of(blank: &Blank) -> *mut u8 {
 /// `header_len` bytes are readable at `place`; it is 10 or 12.
 #[inline(always)]
 unsafe fn read_header(place: NonNull<u8>, header_len: usize) -> NetHeader {
-    let mut bytes = [0u8; net_header::LEN];
     // SAFETY: as the caller says; the bytes may change meanwhile, and any of their values will do.
     unsafe {
         if header_len == net_header::LEN {
-            bytes = place.cast::<[u8; net_header::LEN]>().read();
+            NetHeader::from_words(NetHeader::words(place.as_ptr()))
         } else {
+            let mut bytes = [0u8; net_header::LEN];
             copy(place.as_ptr(), bytes.as_mut_ptr(), net_header::LEGACY_LEN);
+            NetHeader::from_bytes(bytes)
         }
     }
-    NetHeader::from_bytes(bytes)
 }

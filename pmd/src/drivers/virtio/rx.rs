@@ -1,11 +1,9 @@
 //! Receiving as the driver of a virtio-net device: buffers are posted, and come back as packets.
 
-use core::ptr::NonNull;
-
 use arrayvec::ArrayVec;
 
 use super::reach::Reach;
-use crate::packet::{Blank, Blanks, Burst, HEADROOM, MAX_BURST, Mbuf, MbufPool};
+use crate::packet::{Blank, Blanks, Burst, Filler, HEADROOM, MAX_BURST, Mbuf, MbufPool};
 use crate::port::{Counters, DropReason};
 use crate::virtqueue::layout::prefetch;
 use crate::virtqueue::net_header::{self, NetHeader};
@@ -14,6 +12,12 @@ use crate::virtqueue::{AnyDriverRing, Broken, Buffer, Direction, DriverRing, Fea
 /// As many descriptors are left empty before they are filled again, in rings that have more than twice as many: each time
 /// costs a fence.
 const REFILL: usize = 32;
+
+/// Bytes of a header, in front of each packet: the driver insists on virtio 1.0.
+const HEADER: u32 = net_header::LEN as u32;
+/// Where a packet's data begins in its mbuf. The header before it is where others' data begins, at the start of a cache
+/// line, so that a small packet's header and addresses are in one line.
+const DATA: u16 = HEADROOM as u16 + HEADER as u16;
 
 /// A packet whose last buffers have not come yet.
 #[derive(Debug)]
@@ -34,7 +38,6 @@ pub(crate) struct DriverRx {
     mergeable: bool,
     /// Whether headers may say something beside the number of buffers.
     offloads: bool,
-    header_len: usize,
     partial: Option<Partial>,
     kick: Ringer,
 }
@@ -68,7 +71,8 @@ impl DriverRx {
         filled: bool,
     ) -> Self {
         let size = usize::from(ring.size());
-        let room = pool.data_room() as u32;
+        // The header lies where data would begin, and data behind it.
+        let room = (pool.data_room() as u32).saturating_sub(HEADER);
         let posts = Posts {
             posted: std::iter::repeat_with(|| None).take(size).collect(),
             spare: Blanks::new(),
@@ -81,7 +85,6 @@ impl DriverRx {
             posts,
             mergeable: features.contains(Features::MRG_RXBUF),
             offloads: features.intersects(Features::TO_DRIVER_OFFLOADS),
-            header_len: net_header::len_with(features),
             partial: None,
             kick,
         };
@@ -93,10 +96,9 @@ impl DriverRx {
 
     /// Posts as many buffers as the ring has room for.
     pub(crate) fn refill(&mut self, least: usize) {
-        let header_len = self.header_len;
         let kick = match &mut self.ring {
-            AnyDriverRing::Split(ring) => self.posts.refill(ring, header_len, least),
-            AnyDriverRing::Packed(ring) => self.posts.refill(ring, header_len, least),
+            AnyDriverRing::Split(ring) => self.posts.refill(ring, least),
+            AnyDriverRing::Packed(ring) => self.posts.refill(ring, least),
         };
         if kick {
             self.kick.ring();
@@ -109,8 +111,8 @@ impl DriverRx {
         let most = burst.room();
         let mut used = ArrayVec::<Used, MAX_BURST>::new_const();
         let result = match &mut self.ring {
-            AnyDriverRing::Split(ring) => self.posts.reap(ring, most, &mut used, self.header_len),
-            AnyDriverRing::Packed(ring) => self.posts.reap(ring, most, &mut used, self.header_len),
+            AnyDriverRing::Split(ring) => self.posts.reap(ring, most, &mut used),
+            AnyDriverRing::Packed(ring) => self.posts.reap(ring, most, &mut used),
         };
         if used.is_empty() {
             return result;
@@ -124,42 +126,46 @@ impl DriverRx {
     /// Makes packets of used buffers.
     #[inline(always)]
     fn take(&mut self, used: &mut ArrayVec<Used, MAX_BURST>, burst: &mut Burst, counters: &Counters) {
-        let header_len = self.header_len as u32;
+        // All of the buffer, for what in-order use has skipped.
+        let whole = self.posts.room + HEADER;
+        let mut filler = burst.filler();
         let mut malformed = 0;
         for Used { blank, len } in used.drain(..) {
-            // All of the buffer, for what in-order use has skipped.
-            let whole = self.posts.room + header_len;
             let len = if len == u32::MAX { whole } else { len };
             if self.partial.is_some() {
-                self.go_on(blank, len, burst, counters);
+                self.go_on(blank, len, &mut filler, counters);
                 continue;
             }
-            if len < header_len || len > whole {
+            if !(HEADER..=whole).contains(&len) {
                 malformed += 1;
                 continue;
             }
-            let header = if self.mergeable || self.offloads {
-                read_header(&blank, self.header_len)
-            } else {
-                NetHeader { buffers: 1, ..NetHeader::default() }
-            };
-            let packet = blank.filled(len - header_len);
-            let single = !self.mergeable || header.buffers == 1;
-            if single && (header.is_plain() || !self.offloads) {
-                // There is room: no more were taken back than it had.
-                if let Err(packet) = burst.push(packet) {
-                    drop(packet);
-                }
+            // SAFETY: only buffers with room for more than a header are posted.
+            let (first, last) = unsafe { NetHeader::words(blank.buffer().as_ptr().add(HEADROOM)) };
+            // SAFETY: the length was compared with what the buffers of the pool have room for.
+            let packet = unsafe { blank.filled(DATA, len - HEADER) };
+            // A packet as on a wire, in one buffer.
+            let plain = (first as u16 == 0 || !self.offloads) && (last >> 16 == 1 || !self.mergeable);
+            if !plain {
+                self.take_special(packet, NetHeader::from_words((first, last)), &mut filler, counters);
                 continue;
             }
-            self.take_special(packet, header, burst, counters);
+            // There is room: no more were taken back than the burst had.
+            let _ = filler.push(packet);
         }
+        drop(filler);
         counters.dropped(DropReason::RxMalformed, malformed);
     }
 
     /// Takes a packet that has more buffers, or of which the header says something.
     #[cold]
-    fn take_special(&mut self, packet: Mbuf, header: NetHeader, burst: &mut Burst, counters: &Counters) {
+    fn take_special(
+        &mut self,
+        packet: Mbuf,
+        header: NetHeader,
+        filler: &mut Filler<'_>,
+        counters: &Counters,
+    ) {
         let missing = if self.mergeable { header.buffers.saturating_sub(1) } else { 0 };
         // A packet of more buffers than the ring has never ends; it is dropped, and its buffers are believed.
         let spoilt = header.buffers == 0 && self.mergeable || missing >= self.ring.size();
@@ -167,20 +173,19 @@ impl DriverRx {
             self.partial = Some(Partial { packet, header, missing, spoilt });
             return;
         }
-        self.finish(packet, header, spoilt, burst, counters);
+        self.finish(packet, header, spoilt, filler, counters);
     }
 
     /// Adds a buffer to the packet that is not complete yet.
     #[cold]
-    fn go_on(&mut self, blank: Blank, len: u32, burst: &mut Burst, counters: &Counters) {
+    fn go_on(&mut self, blank: Blank, len: u32, filler: &mut Filler<'_>, counters: &Counters) {
         let Some(mut partial) = self.partial.take() else { return };
         // The device writes no header before what goes on; here the buffer begins where a header would be.
-        let header_len = self.header_len as u32;
-        let whole = self.posts.room + header_len;
+        let whole = self.posts.room + HEADER;
         if len > whole || len == 0 {
             partial.spoilt = true;
         }
-        let segment = blank.filled_from(HEADROOM - self.header_len, len.min(whole));
+        let segment = blank.filled_within(HEADROOM, len.min(whole));
         if partial.packet.chain(segment).is_err() {
             partial.spoilt = true;
         }
@@ -190,7 +195,7 @@ impl DriverRx {
             return;
         }
         let Partial { packet, header, spoilt, .. } = partial;
-        self.finish(packet, header, spoilt, burst, counters);
+        self.finish(packet, header, spoilt, filler, counters);
     }
 
     /// Hands over a complete packet, with what its header says.
@@ -199,14 +204,14 @@ impl DriverRx {
         mut packet: Mbuf,
         header: NetHeader,
         spoilt: bool,
-        burst: &mut Burst,
+        filler: &mut Filler<'_>,
         counters: &Counters,
     ) {
         if spoilt || (self.offloads && !net_offload::note(&mut packet, header)) {
             counters.dropped(DropReason::RxMalformed, 1);
             return;
         }
-        if let Err(packet) = burst.push(packet) {
+        if let Err(packet) = filler.push(packet) {
             drop(packet);
         }
     }
@@ -230,14 +235,11 @@ impl Posts {
         ring: &mut R,
         most: usize,
         used: &mut ArrayVec<Used, MAX_BURST>,
-        header_len: usize,
     ) -> Result<(), Broken> {
         ring.reap(most, |id, len| {
             // The ring has checked that the buffer is outstanding; and in-order use may give more than was asked.
             let Some(blank) = self.posted.get_mut(usize::from(id)).and_then(Option::take) else { return };
-            let header = blank.buffer().as_ptr().wrapping_add(HEADROOM - header_len);
-            prefetch(header);
-            prefetch(header.wrapping_add(64));
+            prefetch(blank.buffer().as_ptr().wrapping_add(HEADROOM));
             blank.prefetch();
             let _ = used.try_push(Used { blank, len });
         })?;
@@ -246,9 +248,10 @@ impl Posts {
 
     /// Posts buffers, if at least `least` fit; true when the device waits to be told.
     #[inline(always)]
-    fn refill<R: DriverRing>(&mut self, ring: &mut R, header_len: usize, least: usize) -> bool {
+    fn refill<R: DriverRing>(&mut self, ring: &mut R, least: usize) -> bool {
         let mut posted = false;
-        while ring.free() >= least.max(1) {
+        // Mbufs without room for more than a header are of no use.
+        while self.room > 0 && ring.free() >= least.max(1) {
             let count = ring.free().min(MAX_BURST);
             // When the pool is short of so many, as many as there are.
             let missing = count.saturating_sub(self.spare.len());
@@ -257,10 +260,10 @@ impl Posts {
                 try_for /= 2;
             }
             let mut buffers = ArrayVec::<Buffer, MAX_BURST>::new_const();
-            let len = self.room + header_len as u32;
+            let len = self.room + HEADER;
             for blank in self.spare.iter().take(count) {
-                // SAFETY: the header fits in front of the data: the headroom is longer.
-                let place = unsafe { blank.buffer().add(HEADROOM - header_len) };
+                // SAFETY: the buffer is longer than the headroom.
+                let place = unsafe { blank.buffer().add(HEADROOM) };
                 let Some(address) = self.reach.address(place, len as usize) else { break };
                 buffers.push(Buffer { address, len });
             }
@@ -279,20 +282,4 @@ impl Posts {
         }
         posted && ring.publish()
     }
-}
-
-/// The header in front of a buffer's data.
-#[inline(always)]
-fn read_header(blank: &Blank, header_len: usize) -> NetHeader {
-    let mut bytes = [0u8; net_header::LEN];
-    // SAFETY: the headroom is longer than a header, and while the blank lives nobody here writes its buffer.
-    unsafe {
-        let place: NonNull<u8> = blank.buffer().add(HEADROOM - header_len);
-        if header_len == net_header::LEN {
-            bytes = place.cast().read();
-        } else {
-            place.as_ptr().copy_to_nonoverlapping(bytes.as_mut_ptr(), net_header::LEGACY_LEN);
-        }
-    }
-    NetHeader::from_bytes(bytes)
 }

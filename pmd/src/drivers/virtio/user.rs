@@ -53,6 +53,9 @@ pub const DEFAULT_QUEUE_SIZE: u16 = 256;
 /// How long `start` waits for the device, so that the link is up when it returns if the device is there.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// The least data room of mbufs: a header and a short frame.
+const LEAST_ROOM: usize = 12 + 64;
+
 /// Device status bits (virtio 1.2, 2.1).
 const ACKNOWLEDGE: u8 = 1;
 const DRIVER: u8 = 2;
@@ -280,6 +283,13 @@ impl Device for VirtioUser {
             return Err(self.configuration(format!(
                 "the device cannot map the memory of pool \"{}\": make the pool with MbufPoolConfig::shared(true)",
                 pool.name()
+            )));
+        }
+        if pool.data_room() < LEAST_ROOM {
+            return Err(self.configuration(format!(
+                "the mbufs of pool \"{}\" have room for {} bytes, and {LEAST_ROOM} are needed for a frame",
+                pool.name(),
+                pool.data_room()
             )));
         }
         self.config = Some(config.clone());

@@ -29,11 +29,6 @@ pub struct PackedDriver {
     shown: Place,
     /// Where the next used buffer is expected.
     seen: Place,
-    /// Identifiers in the order in which they were made available; used with `in_order` only.
-    order: Box<[u16]>,
-    /// Where in `order` the oldest and the next are.
-    oldest: u16,
-    newest: u16,
     /// The last buffer of a batch that was taken back in part, and its length.
     batch: Option<(u16, u32)>,
 }
@@ -69,31 +64,12 @@ impl PackedDriver {
             next: start,
             shown: start,
             seen: start,
-            order: vec![0; usize::from(size)].into(),
-            oldest: 0,
-            newest: 0,
             batch: None,
             area,
         };
         ring.disarm();
         fence(Ordering::Release);
         ring
-    }
-
-    /// The number after `index` in a ring of the size.
-    #[inline(always)]
-    fn following(&self, index: u16) -> u16 {
-        if index + 1 == self.area.size { 0 } else { index + 1 }
-    }
-
-    /// Notes that `id` became available with `slots` descriptors.
-    #[inline(always)]
-    fn note(&mut self, id: u16, slots: u16) {
-        self.slots[usize::from(id)] = slots;
-        if self.in_order {
-            self.order[usize::from(self.newest)] = id;
-            self.newest = self.following(self.newest);
-        }
     }
 
     /// The second word of the descriptor at `seen`, if it was used.
@@ -138,8 +114,7 @@ impl PackedDriver {
                     (descriptor.other, descriptor.len)
                 }
             };
-            let id = self.order[usize::from(self.oldest)];
-            self.oldest = self.following(self.oldest);
+            let id = self.numbers.oldest(size, 0);
             if !self.free_chain(id) {
                 return Err(Broken::Buffer { id: u32::from(id), size });
             }
@@ -177,7 +152,7 @@ impl DriverRing for PackedDriver {
         let first = self.next;
         for (at, slot) in ids.iter_mut().take(count).enumerate() {
             *slot = self.numbers.take();
-            self.note(*slot, 1);
+            self.slots[usize::from(*slot)] = 1;
             placed(at, *slot);
         }
         for at in (0..count).rev() {
@@ -207,7 +182,7 @@ impl DriverRing for PackedDriver {
                 return None;
             }
             let id = self.numbers.take();
-            self.note(id, 1);
+            self.slots[usize::from(id)] = 1;
             for (at, part) in parts.iter().enumerate() {
                 // SAFETY: whoever made the table says that it has room for all parts.
                 let [address, word] = unsafe { table.place.cast::<[AtomicU64; 2]>().add(at).as_ref() };
@@ -227,7 +202,7 @@ impl DriverRing for PackedDriver {
             return None;
         }
         let id = self.numbers.take();
-        self.note(id, parts.len() as u16);
+        self.slots[usize::from(id)] = parts.len() as u16;
         for (at, part) in parts.iter().enumerate().rev() {
             let place = first.on(at as u16, size);
             let more = if at + 1 == parts.len() { 0 } else { NEXT };

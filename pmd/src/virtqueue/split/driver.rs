@@ -9,6 +9,8 @@ use crate::virtqueue::layout::{
     INDIRECT, NEXT, NO_NOTIFICATION, RingArea, acquire, passes, relaxed, release, set, split_word,
 };
 
+/// In [`SplitDriver::links`]: from here on it is no number of a descriptor.
+const FIRST_MARK: u16 = u16::MAX - 1;
 /// In [`SplitDriver::links`]: the buffer is not outstanding.
 const FREE: u16 = u16::MAX;
 /// In [`SplitDriver::links`]: the chain ends here.
@@ -30,8 +32,6 @@ pub struct SplitDriver {
     shown: u16,
     /// What was taken back, counted without end.
     seen: u16,
-    /// Heads in the order in which they were made available; used with `in_order` only.
-    order: Box<[u16]>,
     /// The last buffer of a batch that was taken back in part, and its length.
     batch: Option<(u16, u32)>,
 }
@@ -68,7 +68,6 @@ impl SplitDriver {
             available: 0,
             shown: 0,
             seen: 0,
-            order: vec![0; usize::from(size)].into(),
             batch: None,
             area,
         };
@@ -85,9 +84,6 @@ impl SplitDriver {
         let entry = unsafe { self.area.driver_word(ENTRIES + place) };
         if relaxed(entry) != id {
             set(entry, id);
-        }
-        if self.in_order {
-            self.order[place] = id;
         }
         self.available = self.available.wrapping_add(1);
     }
@@ -148,14 +144,13 @@ impl SplitDriver {
                 Some(batch) => batch,
                 None => {
                     let (id, len) = self.used_entry(self.seen);
-                    let known = (0..waiting).any(|ahead| u32::from(self.head_at(ahead)) == id);
-                    if !known {
+                    if u32::from(self.numbers.oldest(size, 0)) != id && !self.is_ahead(id, waiting) {
                         return Err(Broken::Buffer { id, size });
                     }
                     (id as u16, len)
                 }
             };
-            let head = self.head_at(0);
+            let head = self.numbers.oldest(size, 0);
             if !self.free_chain(head) {
                 return Err(Broken::Buffer { id: u32::from(head), size });
             }
@@ -169,10 +164,23 @@ impl SplitDriver {
         Ok(taken)
     }
 
-    /// The head that was made available `ahead` after the first that was not taken back.
-    #[inline(always)]
-    fn head_at(&self, ahead: u16) -> u16 {
-        self.order[usize::from(self.seen.wrapping_add(ahead) & self.mask)]
+    /// Whether `id` is the head of one of the first `waiting` chains that are outstanding.
+    #[cold]
+    fn is_ahead(&self, id: u32, waiting: u16) -> bool {
+        let mut at = 0;
+        for _ in 0..waiting {
+            let head = self.numbers.oldest(self.area.size, at);
+            if u32::from(head) == id {
+                return true;
+            }
+            // The numbers of a chain were taken one after the other.
+            let mut part = head;
+            while let Some(&next) = self.links.get(usize::from(part)).filter(|next| **next < FIRST_MARK) {
+                (part, at) = (next, at + 1);
+            }
+            at += 1;
+        }
+        false
     }
 
     /// How many the device has used and nobody has taken back.
