@@ -135,7 +135,7 @@ impl Guest {
     /// # Errors
     /// When one is lost.
     pub fn ping(&mut self, address: &str, count: u32, bytes: u32) -> Result<()> {
-        let script = format!("ping -n -q -i 0.05 -W 5 -c {count} -s {bytes} {address}");
+        let script = format!("ping -n -i 0.05 -W 5 -c {count} -s {bytes} {address}");
         let outcome = self.outcome(&script, Duration::from_secs(60))?;
         check_ping(&outcome.output, count).with_context(|| format!("in the guest {}: {script}", self.name))
     }
