@@ -49,6 +49,8 @@ impl Generator {
             return false;
         }
         let mut whole = true;
+        // Whoever got the mbufs' last packets may have read them on another processor.
+        burst[before..].iter().for_each(Mbuf::prefetch_write);
         for packet in &mut burst[before..] {
             packet.append_slice(&self.template[..first]);
             if self.flows > 1 {

@@ -11,7 +11,7 @@ use wirerate_pmd::drivers::{vhost, virtio::user};
 use wirerate_pmd::port::{Queues, Started};
 use wirerate_pmd::{Burst, MbufPool, MbufPoolConfig, Port, PortConfig};
 
-const ROUNDS: usize = 40000;
+const ROUNDS: usize = 20000;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let eal = Eal::builder().build()?;

@@ -4,6 +4,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::header::ATTACHED;
 use super::{DynField, Mbuf, Offload, TxLengths};
+use crate::virtqueue::layout::{prefetch, prefetch_write};
 
 impl Mbuf {
     /// The port that the packet came in by, or [`NO_PORT`](Self::NO_PORT).
@@ -98,14 +99,19 @@ impl Mbuf {
     /// Asks the processor for the first cache line of data, ahead of its use.
     #[inline]
     pub fn prefetch(&self) {
+        prefetch(self.data_start());
+    }
+
+    /// Asks the processor for the first cache line of data, ahead of its being written. Where other processors have read
+    /// the mbuf's last packet, that is what a write waits for.
+    #[inline]
+    pub fn prefetch_write(&self) {
+        prefetch_write(self.data_start());
+    }
+
+    #[inline]
+    fn data_start(&self) -> *const u8 {
         let header = self.header();
-        let at = header.buffer.as_ptr().wrapping_add(usize::from(header.data_offset));
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch of any address is without effect on memory and does not fault.
-        unsafe {
-            core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(at.cast());
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = at;
+        header.buffer.as_ptr().wrapping_add(usize::from(header.data_offset))
     }
 }

@@ -96,6 +96,9 @@ pub trait DriverRing {
         usize::from(self.size()) - self.free()
     }
 
+    /// Asks the processor for the descriptors of the next `count` buffers, ahead of their being written.
+    fn prepare(&self, count: usize);
+
     /// Makes as many of `buffers` available as there is room for, each by itself, and returns how many. `placed` is
     /// told the place in `buffers` and the identifier of each.
     fn offer_each(
@@ -203,6 +206,12 @@ impl Numbers {
     #[inline(always)]
     pub(super) fn first(&self) -> Option<u16> {
         (self.len() > 0).then(|| self.free[self.taken & self.mask])
+    }
+
+    /// The number that would be the next but `after`; any if there are not so many.
+    #[inline(always)]
+    pub(super) fn peek(&self, after: usize) -> u16 {
+        self.free[self.taken.wrapping_add(after) & self.mask]
     }
 
     /// The next free number. To be called when there is one.

@@ -248,6 +248,23 @@ pub(crate) fn prefetch(address: *const u8) {
     let _ = address;
 }
 
+/// Asks the processor for the cache line at `address`, to write it: others give it up at once, and not only when it is
+/// written.
+#[inline(always)]
+pub(crate) fn prefetch_write(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch changes nothing and does not fault, whatever the address. Processors that do not know this one
+    // do nothing.
+    unsafe {
+        core::arch::asm!("prefetchw [{}]", in(reg) address, options(nostack, preserves_flags));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// Descriptors in a cache line.
+pub(super) const A_LINE: usize = 64 / DESCRIPTOR;
+
 /// Reads an index that the other side writes; what it wrote before is visible after.
 #[inline(always)]
 pub(super) fn acquire(word: &AtomicU16) -> u16 {

@@ -111,7 +111,7 @@ impl Copier {
                 *place = self.memory.guest(head.address, u64::from(head.len));
                 if let Some(place) = place {
                     prefetch(place.as_ptr());
-                    prefetch(place.as_ptr().wrapping_add(header_len + 63));
+                    prefetch(place.as_ptr().wrapping_add((head.len as usize).min(128) - 1));
                 }
             }
         }

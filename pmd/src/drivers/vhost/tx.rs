@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::packet::{Burst, MAX_BURST, Mbuf, Offload};
 use crate::port::{Counters, DropReason};
 use crate::virtqueue::copy::copy;
-use crate::virtqueue::layout::{WRITE, prefetch};
+use crate::virtqueue::layout::{WRITE, prefetch_write};
 use crate::virtqueue::net_header::{self, NetHeader};
 use crate::virtqueue::{
     AnyDeviceRing, Broken, Chain, DeviceRing, Features, Head, Ringer, SharedMemory, net_offload,
@@ -117,8 +117,8 @@ impl Copier {
                     break;
                 }
                 let Some(found) = self.memory.guest(head.address, len as u64) else { break };
-                prefetch(found.as_ptr());
-                prefetch(found.as_ptr().wrapping_add(64));
+                prefetch_write(found.as_ptr());
+                prefetch_write(found.as_ptr().wrapping_add(len.min(128) - 1));
                 *place = Some(found);
                 run += 1;
             }

@@ -253,6 +253,7 @@ impl Posts {
         // Mbufs without room for more than a header are of no use.
         while self.room > 0 && ring.free() >= least.max(1) {
             let count = ring.free().min(MAX_BURST);
+            ring.prepare(count);
             // When the pool is short of so many, as many as there are.
             let missing = count.saturating_sub(self.spare.len());
             let mut try_for = missing;

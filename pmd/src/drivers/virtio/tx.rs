@@ -10,7 +10,7 @@ use wirerate_mempool::{Memory, RawHandle};
 use super::reach::Reach;
 use crate::packet::{Burst, MAX_BURST, Mbuf, MbufPool, Offload, Parked};
 use crate::port::{Counters, DropReason};
-use crate::virtqueue::net_header;
+use crate::virtqueue::net_header::{self, NetHeader};
 use crate::virtqueue::{
     AnyDriverRing, Broken, Buffer, Direction, DriverRing, Features, Ringer, Table, net_offload,
 };
@@ -92,7 +92,6 @@ struct Lent {
     features: Features,
     /// What the device does with packets that ask for it.
     can: Offload,
-    header_len: usize,
     copied: u64,
 }
 
@@ -117,7 +116,6 @@ impl DriverTx {
             pool,
             features,
             can: net_offload::to_device(features),
-            header_len: net_header::len_with(features),
             copied: 0,
         };
         Self { ring, lent, kick }
@@ -156,6 +154,7 @@ impl Lent {
         } else {
             Ok(())
         };
+        ring.prepare(burst.len());
         let (mut packets, mut bytes) = (0, 0);
         while result.is_ok() && !burst.is_empty() {
             let mut buffers = ArrayVec::<Buffer, MAX_BURST>::new_const();
@@ -201,16 +200,16 @@ impl Lent {
     /// that header, which is written here.
     #[inline(always)]
     fn simple(&mut self, packet: &Mbuf) -> Option<Buffer> {
-        let header_len = self.header_len;
-        let place = packet.headed(header_len)?;
-        let len = packet.len() + header_len;
+        let place = packet.headed(net_header::LEN)?;
+        let len = packet.len() + net_header::LEN;
         let address = self.reach.address(place, len)?;
         // SAFETY: `headed` says that so many bytes in front of the data are the packet's own and nobody reads them.
         unsafe {
-            if header_len == net_header::LEN {
+            // An mbuf that was sent before has a header of zeroes already. To read that costs less than to write it, as the
+            // device has the line too.
+            let (first, last) = NetHeader::words(place.as_ptr());
+            if first != 0 || last != 0 {
                 place.cast::<[u8; net_header::LEN]>().write([0; net_header::LEN]);
-            } else {
-                place.as_ptr().write_bytes(0, header_len);
             }
         }
         Some(Buffer { address, len: len as u32 })
@@ -253,7 +252,7 @@ impl Lent {
         let Some(id) = ring.next_id() else { return false };
         let Some((side, side_address)) = self.side.place(id) else { return false };
         let mut parts = ArrayVec::<Buffer, SIDE_DESCRIPTORS>::new();
-        parts.push(Buffer { address: side_address, len: self.header_len as u32 });
+        parts.push(Buffer { address: side_address, len: net_header::LEN as u32 });
         let mut too_many = false;
         for segment in sent.segments().filter(|segment| !segment.is_empty()) {
             let place = NonNull::from(segment).cast::<u8>();
@@ -272,11 +271,10 @@ impl Lent {
         if !indirect && ring.free() < parts.len() {
             return false;
         }
-        let bytes_of_header = header.to_bytes();
         // SAFETY: buffer `id` is free, so its place beside the ring is too; it has room for a header, and for
         // `SIDE_DESCRIPTORS` descriptors behind.
         let table = unsafe {
-            side.as_ptr().copy_from_nonoverlapping(bytes_of_header.as_ptr(), self.header_len);
+            side.cast::<[u8; net_header::LEN]>().write(header.to_bytes());
             let place = side.add(SIDE_HEADER);
             indirect.then(|| Table::new(place, side_address.wrapping_add(SIDE_HEADER as u64)))
         };

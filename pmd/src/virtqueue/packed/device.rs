@@ -8,8 +8,8 @@ use crate::virtqueue::device::{BadChain, Chain, DeviceRing, Head, read_table};
 use crate::virtqueue::driver::Broken;
 use crate::virtqueue::features::Features;
 use crate::virtqueue::layout::{
-    Descriptor, EVENT_DESCRIPTOR, EVENT_DISABLE, EVENT_ENABLE, INDIRECT, NEXT, RingArea, WRITE, packed_word,
-    relaxed, set,
+    A_LINE, DESCRIPTOR, Descriptor, EVENT_DESCRIPTOR, EVENT_DISABLE, EVENT_ENABLE, INDIRECT, NEXT, RingArea, WRITE, packed_word,
+    prefetch_write, relaxed, set,
 };
 use crate::virtqueue::shared_memory::SharedMemory;
 
@@ -119,6 +119,12 @@ impl DeviceRing for PackedDevice {
         for head in heads {
             if left == 0 {
                 break;
+            }
+            // Drivers mostly show a whole burst at once, so behind one line of descriptors that are available there is another,
+            // which will be written when they are used.
+            if count > 0 && usize::from(place.at).is_multiple_of(A_LINE) {
+                let base = self.area.descriptors.as_ptr();
+                prefetch_write(base.wrapping_add(usize::from(place.at) * DESCRIPTOR));
             }
             let Some(first) = self.available(place) else { break };
             let (slots, id) = if first.flags & NEXT == 0 { (1, first.other) } else { self.measure(place)? };

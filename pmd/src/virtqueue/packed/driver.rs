@@ -8,8 +8,8 @@ use crate::virtqueue::Format;
 use crate::virtqueue::driver::{Broken, Buffer, Direction, DriverRing, Numbers, Table};
 use crate::virtqueue::features::Features;
 use crate::virtqueue::layout::{
-    Descriptor, EVENT_DESCRIPTOR, EVENT_DISABLE, EVENT_ENABLE, INDIRECT, NEXT, RingArea, packed_word,
-    relaxed, set,
+    A_LINE, DESCRIPTOR, Descriptor, EVENT_DESCRIPTOR, EVENT_DISABLE, EVENT_ENABLE, INDIRECT, NEXT, RingArea,
+    packed_word, prefetch_write, relaxed, set,
 };
 
 /// A packed ring, as the driver has it.
@@ -136,6 +136,15 @@ impl DriverRing for PackedDriver {
     #[inline]
     fn free(&self) -> usize {
         self.free
+    }
+
+    #[inline]
+    fn prepare(&self, count: usize) {
+        let base = self.area.descriptors.as_ptr();
+        for at in (0..count.min(self.free)).step_by(A_LINE) {
+            let place = self.next.on(at as u16, self.area.size);
+            prefetch_write(base.wrapping_add(usize::from(place.at) * DESCRIPTOR));
+        }
     }
 
     #[inline]

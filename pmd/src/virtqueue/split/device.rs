@@ -8,7 +8,8 @@ use crate::virtqueue::device::{BadChain, Chain, DeviceRing, Head, read_table};
 use crate::virtqueue::driver::Broken;
 use crate::virtqueue::features::Features;
 use crate::virtqueue::layout::{
-    Descriptor, INDIRECT, NEXT, NO_NOTIFICATION, RingArea, acquire, passes, relaxed, release, set,
+    A_LINE, DESCRIPTOR, Descriptor, INDIRECT, NEXT, NO_NOTIFICATION, RingArea, acquire, passes, prefetch,
+    relaxed, release, set,
 };
 use crate::virtqueue::shared_memory::SharedMemory;
 
@@ -98,6 +99,15 @@ impl DeviceRing for SplitDevice {
                 slots: 0,
             };
             count += 1;
+        }
+        // What is known to come next can be on its way already.
+        let next = self.given.wrapping_add(count as u16);
+        let more = usize::from(ahead) - count;
+        for at in (0..more.min(count)).step_by(A_LINE) {
+            let place = usize::from(next.wrapping_add(at as u16) & self.mask);
+            // SAFETY: `place` is below the size.
+            let id = relaxed(unsafe { self.area.driver_word(ENTRIES + place) });
+            prefetch(self.area.descriptors.as_ptr().wrapping_add(usize::from(id) * DESCRIPTOR));
         }
         Ok(count)
     }

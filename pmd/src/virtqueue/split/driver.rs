@@ -6,7 +6,8 @@ use super::{ENTRIES, FLAGS, INDEX};
 use crate::virtqueue::driver::{Broken, Buffer, Direction, DriverRing, Numbers, Table};
 use crate::virtqueue::features::Features;
 use crate::virtqueue::layout::{
-    INDIRECT, NEXT, NO_NOTIFICATION, RingArea, acquire, passes, relaxed, release, set, split_word,
+    A_LINE, DESCRIPTOR, INDIRECT, NEXT, NO_NOTIFICATION, RingArea, acquire, passes, prefetch_write, relaxed,
+    release, set, split_word,
 };
 
 /// In [`SplitDriver::links`]: from here on it is no number of a descriptor.
@@ -204,6 +205,15 @@ impl DriverRing for SplitDriver {
     #[inline]
     fn free(&self) -> usize {
         self.numbers.len()
+    }
+
+    #[inline]
+    fn prepare(&self, count: usize) {
+        let base = self.area.descriptors.as_ptr();
+        // While numbers come round in order, each line's first descriptor stands for all in it.
+        for at in (0..count.min(self.numbers.len())).step_by(A_LINE) {
+            prefetch_write(base.wrapping_add(usize::from(self.numbers.peek(at)) * DESCRIPTOR));
+        }
     }
 
     #[inline]
