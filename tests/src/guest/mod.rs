@@ -48,7 +48,7 @@ pub use traffic::{Counters, Feature};
 use console::Console;
 
 /// Time to come up: some seconds, and more where builds keep the processors busy.
-const BOOT: Duration = Duration::from_secs(90);
+const BOOT: Duration = Duration::from_secs(150);
 /// Time that a command may take, unless more is given.
 const COMMAND: Duration = Duration::from_secs(30);
 /// What every guest loads: QEMU's PCI devices of virtio, and network interfaces among them.

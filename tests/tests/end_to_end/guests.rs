@@ -31,9 +31,11 @@ const NEEDS_DPDK: &[Need] =
 /// Time for a forwarder to end.
 const END: Duration = Duration::from_secs(30);
 /// Time for traffic to flow again after one side has ended and started: QEMU looks once a second.
-const AGAIN: Duration = Duration::from_secs(30);
+const AGAIN: Duration = Duration::from_secs(60);
+/// Time for a transfer of a few seconds.
+const TRANSFER: Duration = Duration::from_secs(120);
 /// A forwarder that nobody stops ends by itself.
-const LAST_RESORT: [&str; 2] = ["--duration", "240"];
+const LAST_RESORT: [&str; 2] = ["--duration", "400"];
 /// What guests have agreed on with a device that has all offloads of virtio-net.
 const OFFLOADS: [Feature; 8] = [
     Feature::Csum,
@@ -247,13 +249,13 @@ fn forwarder_comes_back(pair: &mut Pair<'_>) -> Result<()> {
 fn forwarder_ends(pair: &mut Pair<'_>) -> Result<()> {
     forwarder_comes_back(pair)?;
     // A transfer that it is in the midst of stands still, and goes on.
-    pair.left
-        .run(&format!("iperf3 --json --client {RIGHT} --time 8 >/tmp/transfer 2>&1 & echo $! >/tmp/pid"))?;
+    let client = format!("iperf3 --json --client {RIGHT} --bytes 300M");
+    pair.left.run(&format!("{client} >/tmp/transfer 2>&1 & echo $! >/tmp/pid"))?;
     std::thread::sleep(Duration::from_secs(1));
     pair.restart(Signal::KILL)?;
     pair.left.reach(RIGHT, AGAIN).context("in the midst of a transfer")?;
     let again = pair.right.counters()?;
-    pair.left.run_within("while kill -0 $(cat /tmp/pid) 2>/dev/null; do sleep 0.2; done", AGAIN)?;
+    pair.left.run_within("while kill -0 $(cat /tmp/pid) 2>/dev/null; do sleep 0.2; done", TRANSFER)?;
     let moved = pair.right.counters()?.since(&again);
     let report = pair.left.run("cat /tmp/transfer")?;
     ensure!(moved.rx_bytes > 100_000, "the transfer did not go on: {moved:?}\n{report}");
@@ -353,7 +355,7 @@ fn guest_and_host(left: &mut Guest, right: &Namespace) -> Result<()> {
         left.ping(RIGHT_V6, 10, 1400)?;
         for reverse in [false, true] {
             let lost = left.iperf3_udp(RIGHT, reverse)?;
-            ensure!(lost < 20.0, "{lost} % of datagrams were lost, reverse: {reverse}");
+            ensure!(lost < 50.0, "{lost} % of datagrams were lost, reverse: {reverse}");
         }
         for address in [RIGHT, RIGHT_V6] {
             let before = left.counters()?;
