@@ -15,6 +15,9 @@ use crate::virtqueue::{AnyDriverRing, Broken, Buffer, Direction, DriverRing, Fea
 /// costs a fence.
 const REFILL: usize = 32;
 
+/// The longest packet that is taken: as large as TCP segmentation makes them, with link and IPv6 headers.
+const LONGEST: usize = 65_535 + 18 + 40;
+
 /// A packet whose last buffers have not come yet.
 #[derive(Debug)]
 struct Partial {
@@ -177,7 +180,7 @@ impl DriverRx {
         // The device writes no header before what goes on; here the buffer begins where a header would be.
         let header_len = self.header_len as u32;
         let whole = self.posts.room + header_len;
-        if len > whole || len == 0 {
+        if len > whole || len == 0 || partial.packet.len() + len as usize > LONGEST {
             partial.spoilt = true;
         }
         let segment = blank.filled_from(HEADROOM - self.header_len, len.min(whole));
