@@ -13,6 +13,7 @@ use wirerate_tests::{scratch, transfer};
 mod checks;
 mod cleanup;
 mod files;
+mod interop;
 mod memory;
 mod peers;
 mod support;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         checks::trials(),
         traffic::trials(),
         peers::trials(),
+        interop::trials(),
         cleanup::trials(),
         files::trials(),
         memory::trials(),

@@ -1,0 +1,82 @@
+//! Our ends of a virtio device against DPDK's, in its own process: `net_virtio_user` against its `net_vhost`, and the
+//! other way round.
+//!
+//! DPDK's testpmd sends back what it receives, so each test proves both of our directions against both of theirs. By
+//! default as many variants are run as it takes for each value of each dimension to meet each value of each other
+//! dimension. `WIRERATE_INTEROP=full` in the environment runs all combinations, in some minutes:
+//!
+//! ```text
+//! WIRERATE_INTEROP=full cargo test -p wirerate-tests --test end_to_end -- interop
+//! ```
+
+mod ends;
+mod exchange;
+mod variant;
+
+use anyhow::{Context, Result};
+use libtest_mimic::Trial;
+use wirerate_pmd::packet::Offload;
+use wirerate_tests::needs::{Need, trial};
+use wirerate_tests::{exclusive, scratch};
+
+use ends::{Listener, Ours, Theirs};
+use exchange::exchange;
+use variant::{Role, Variant, pairwise, product};
+
+const NEEDS: &[Need] = &[Need::Root, Need::Dpdk];
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("interop::our_virtio_user_and_their_net_vhost_split", NEEDS, || matrix(Role::Driver, false)),
+        trial("interop::our_virtio_user_and_their_net_vhost_packed", NEEDS, || matrix(Role::Driver, true)),
+        trial("interop::our_net_vhost_and_their_virtio_user_split", NEEDS, || matrix(Role::Device, false)),
+        trial("interop::our_net_vhost_and_their_virtio_user_packed", NEEDS, || matrix(Role::Device, true)),
+    ]
+}
+
+fn matrix(role: Role, packed: bool) -> Result<()> {
+    let _turn = exclusive::processors();
+    let all = product(role, packed);
+    let full = std::env::var_os("WIRERATE_INTEROP").is_some_and(|value| value == "full");
+    let mut wrong = Vec::new();
+    for variant in if full { all } else { pairwise(&all) } {
+        if let Err(error) = forth_and_back(variant) {
+            wrong.push(format!("{variant}: {error:#}"));
+        }
+    }
+    anyhow::ensure!(wrong.is_empty(), "{} variants failed:\n{}", wrong.len(), wrong.join("\n"));
+    Ok(())
+}
+
+/// Frames by one variant; then all is home, and the other end ends well.
+fn forth_and_back(variant: Variant) -> Result<()> {
+    let scratch = scratch::directory("interop")?;
+    let socket = scratch.path().join("vhost.sock");
+    // Back ends listen, as they do unless told otherwise.
+    let listener = if variant.role == Role::Driver { Listener::Theirs } else { Listener::Ours };
+    let start_ours = || Ours::start(variant, &socket, listener, Offload::empty(), "");
+    let start_theirs = || Theirs::start(variant, &socket, listener, "", &[]);
+    let (mut ours, theirs) = match listener {
+        Listener::Ours => (start_ours()?, start_theirs()?),
+        Listener::Theirs => {
+            let theirs = start_theirs()?;
+            (start_ours()?, theirs)
+        }
+    };
+    ours.wait_for_link(true).with_context(|| theirs.describe())?;
+    // Each ring goes round more than twice.
+    exchange(&mut ours, 2 * usize::from(variant.size) + 300).with_context(|| theirs.describe())?;
+    ours.check_counts()?;
+    // The driver goes first: DPDK's does not survive it (SIGPIPE) that the device does.
+    match variant.role {
+        Role::Driver => {
+            ours.stop()?;
+            theirs.end()
+        }
+        Role::Device => {
+            theirs.end()?;
+            ours.wait_for_link(false)?;
+            ours.stop()
+        }
+    }
+}
