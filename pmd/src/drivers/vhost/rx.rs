@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::packet::{Blank, Blanks, Burst, HEADROOM, MAX_BURST, MbufPool};
 use crate::port::{Counters, DropReason};
 use crate::virtqueue::copy::copy;
-use crate::virtqueue::layout::{WRITE, prefetch};
+use crate::virtqueue::layout::{INDIRECT, WRITE, prefetch};
 use crate::virtqueue::net_header::{self, NetHeader};
 use crate::virtqueue::{
     AnyDeviceRing, Broken, Chain, DeviceRing, Features, Head, Ringer, SharedMemory, net_offload,
@@ -177,7 +177,8 @@ impl Copier {
         let (mut skipped, mut total) = (0, 0);
         let mut packet = None;
         for part in self.chain.iter() {
-            if part.flags & WRITE != 0 {
+            // In tables of packed rings, DPDK's driver (22.11, and since) marks its headers as writable.
+            if part.flags & WRITE != 0 && head.flags & INDIRECT == 0 {
                 return Gathered::Malformed;
             }
             let (mut address, mut left) = (part.address, part.len as usize);

@@ -179,6 +179,8 @@ impl Theirs {
         let mbuf = format!("--mbuf-size={mbuf}");
         let (rxq, txq) = (format!("--rxq={queues}"), format!("--txq={queues}"));
         let mut all = vec!["--forward-mode=io", "--port-topology=loop", &mbuf, &rxq, &txq];
+        // Packets stay in its transmit rings until it sends more, so all rings full must leave some.
+        all.push("--total-num-mbufs=8192");
         let devargs;
         let (rxd, txd) = (format!("--rxd={size}"), format!("--txd={size}"));
         let devices = match variant.role {
