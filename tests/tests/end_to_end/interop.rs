@@ -11,7 +11,11 @@
 
 mod ends;
 mod exchange;
+mod offloads;
+mod restarts;
 mod variant;
+
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use libtest_mimic::Trial;
@@ -26,12 +30,15 @@ use variant::{Role, Variant, pairwise, product};
 const NEEDS: &[Need] = &[Need::Root, Need::Dpdk];
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![
+    let mut all = vec![
         trial("interop::our_virtio_user_and_their_net_vhost_split", NEEDS, || matrix(Role::Driver, false)),
         trial("interop::our_virtio_user_and_their_net_vhost_packed", NEEDS, || matrix(Role::Driver, true)),
         trial("interop::our_net_vhost_and_their_virtio_user_split", NEEDS, || matrix(Role::Device, false)),
         trial("interop::our_net_vhost_and_their_virtio_user_packed", NEEDS, || matrix(Role::Device, true)),
-    ]
+    ];
+    all.extend(restarts::trials());
+    all.extend(offloads::trials());
+    all
 }
 
 fn matrix(role: Role, packed: bool) -> Result<()> {
@@ -48,22 +55,43 @@ fn matrix(role: Role, packed: bool) -> Result<()> {
     Ok(())
 }
 
+/// Both ends of a device, at work.
+fn connected(variant: Variant, socket: &Path, listener: Listener) -> Result<(Ours, Theirs)> {
+    connected_with(variant, socket, listener, Offload::empty(), "", &[])
+}
+
+/// Both ends of a device, at work: ours with these liberties, theirs with these parameters and options.
+fn connected_with(
+    variant: Variant,
+    socket: &Path,
+    listener: Listener,
+    liberties: Offload,
+    device: &str,
+    options: &[&str],
+) -> Result<(Ours, Theirs)> {
+    let start_ours = || Ours::start(variant, socket, listener, liberties);
+    let start_theirs = || Theirs::start(variant, socket, listener, device, options);
+    let (mut ours, mut theirs) = match listener {
+        Listener::Ours => (start_ours()?, start_theirs()?),
+        // The other way round, because ours has to find a socket; but without a wait for theirs to be at work: a driver that
+        // listens is not before a device has come.
+        Listener::Theirs => {
+            let theirs = start_theirs()?;
+            (start_ours()?, theirs)
+        }
+    };
+    theirs.wait()?;
+    ours.wait_for_link(true).with_context(|| theirs.describe())?;
+    Ok((ours, theirs))
+}
+
 /// Frames by one variant; then all is home, and the other end ends well.
 fn forth_and_back(variant: Variant) -> Result<()> {
     let scratch = scratch::directory("interop")?;
     let socket = scratch.path().join("vhost.sock");
     // Back ends listen, as they do unless told otherwise.
     let listener = if variant.role == Role::Driver { Listener::Theirs } else { Listener::Ours };
-    let start_ours = || Ours::start(variant, &socket, listener, Offload::empty(), "");
-    let start_theirs = || Theirs::start(variant, &socket, listener, "", &[]);
-    let (mut ours, theirs) = match listener {
-        Listener::Ours => (start_ours()?, start_theirs()?),
-        Listener::Theirs => {
-            let theirs = start_theirs()?;
-            (start_ours()?, theirs)
-        }
-    };
-    ours.wait_for_link(true).with_context(|| theirs.describe())?;
+    let (mut ours, theirs) = connected(variant, &socket, listener)?;
     // Each ring goes round more than twice.
     exchange(&mut ours, 2 * usize::from(variant.size) + 300).with_context(|| theirs.describe())?;
     ours.check_counts()?;

@@ -44,18 +44,18 @@ enum State {
 }
 
 impl Ours {
-    /// A port by its devargs, which is started. `more` are parameters beside those of the variant.
+    /// A port by its devargs, which is started, and may take `liberties` with what it receives.
     pub(super) fn start(
         variant: Variant,
         socket: &Path,
         listener: Listener,
         liberties: Offload,
-        more: &str,
     ) -> Result<Self> {
         let eal = Eal::builder().no_huge(true).build()?;
         // All that both kinds of rings can hold at a time, and some on the way.
         let count = 2 * usize::from(variant.size) * usize::from(variant.pairs) + 1024;
-        let config = MbufPoolConfig::new("interop", count).data_room(variant.data_room()).cache(64).shared(true);
+        let config =
+            MbufPoolConfig::new("interop", count).data_room(variant.data_room()).cache(64).shared(true);
         let pool = MbufPool::new(&eal, &config)?;
         let socket = text(socket)?;
         let listens = listener == Listener::Ours;
@@ -72,7 +72,7 @@ impl Ours {
             Role::Device => format!("net_vhost0,iface={socket},client={},queues={pairs}", u8::from(!listens)),
         };
         let config = PortConfig::new(pool.clone()).rx_queues(pairs).tx_queues(pairs).rx_offloads(liberties);
-        let port = registry::open(&eal, 0, &format!("{devargs}{more}"))?.configure(&config)?;
+        let port = registry::open(&eal, 0, &devargs)?.configure(&config)?;
         let mut ours = Self { variant, pool, state: State::Stopped(port), _eal: eal };
         ours.start_again()?;
         Ok(ours)
@@ -164,7 +164,8 @@ pub(super) struct Theirs {
 }
 
 impl Theirs {
-    /// Starts it; it forwards when this returns. It sends what it receives by a queue back by the queue of the same number.
+    /// Starts it, with parameters of its device and options beside those of the variant. It sends what it receives by a
+    /// queue back by the queue of the same number.
     pub(super) fn start(
         variant: Variant,
         socket: &Path,
@@ -185,7 +186,10 @@ impl Theirs {
         let (rxd, txd) = (format!("--rxd={size}"), format!("--txd={size}"));
         let devices = match variant.role {
             Role::Driver => {
-                devargs = format!("--vdev=net_vhost0,iface={socket},client={},queues={pairs}{device}", u8::from(!listens));
+                devargs = format!(
+                    "--vdev=net_vhost0,iface={socket},client={},queues={pairs}{device}",
+                    u8::from(!listens)
+                );
                 vec![devargs.as_str()]
             }
             Role::Device => {
@@ -210,15 +214,24 @@ impl Theirs {
         };
         all.extend(options);
         let dpdk = Dpdk::new();
-        let mut running = Running::start(dpdk.command_here(&devices, &all)?)?;
-        running.wait_for("Port statistics", LIMIT)?;
+        let running = Running::start(dpdk.command_here(&devices, &all)?)?;
         Ok(Self { running, _dpdk: dpdk })
+    }
+
+    /// Waits until it forwards.
+    pub(super) fn wait(&mut self) -> Result<()> {
+        self.running.wait_for("Port statistics", LIMIT)
     }
 
     /// Ends it as a user does; it has to end well, so that nothing of ours has upset it.
     pub(super) fn end(self) -> Result<()> {
         self.running.end(Signal::INT, LIMIT)?.expect_code(0)?;
         Ok(())
+    }
+
+    /// Stops it where it is: it takes nothing from the rings any more.
+    pub(super) fn freeze(&mut self) -> Result<()> {
+        self.running.signal(Signal::STOP)
     }
 
     /// Kills it.

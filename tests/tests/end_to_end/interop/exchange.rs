@@ -53,9 +53,7 @@ pub(super) fn exchange(ours: &mut Ours, count: usize) -> Result<()> {
     let variant = ours.variant();
     let pool = ours.pool.clone();
     let (port, queues) = ours.parts()?;
-    let mut streams: Vec<Stream> = (0..usize::from(variant.pairs))
-        .map(|queue| Stream { queue, sent: 0, came: 0, out: VecDeque::new(), waiting: Burst::new(MAX_BURST) })
-        .collect();
+    let mut streams: Vec<Stream> = (0..usize::from(variant.pairs)).map(Stream::new).collect();
     let mut last = Instant::now();
     while streams.iter().any(|stream| stream.came < count) {
         for stream in &mut streams {
@@ -67,7 +65,11 @@ pub(super) fn exchange(ours: &mut Ours, count: usize) -> Result<()> {
         ensure!(
             last.elapsed() < LIMIT,
             "no frame came for {LIMIT:?}: {}; {:?}",
-            streams.iter().map(|stream| format!("queue {}: {} sent, {} came", stream.queue, stream.sent, stream.came)).collect::<Vec<_>>().join(", "),
+            streams
+                .iter()
+                .map(|stream| format!("queue {}: {} sent, {} came", stream.queue, stream.sent, stream.came))
+                .collect::<Vec<_>>()
+                .join(", "),
             port.xstats()
         );
     }
@@ -79,7 +81,21 @@ pub(super) fn exchange(ours: &mut Ours, count: usize) -> Result<()> {
     Ok(())
 }
 
+/// Sends some frames by each queue and waits for none.
+pub(super) fn send_some(ours: &mut Ours) -> Result<()> {
+    let (variant, pool) = (ours.variant(), ours.pool.clone());
+    let (_, queues) = ours.parts()?;
+    for queue in 0..usize::from(variant.pairs) {
+        Stream::new(queue).send(queues, &pool, variant, 20)?;
+    }
+    Ok(())
+}
+
 impl Stream {
+    fn new(queue: usize) -> Self {
+        Self { queue, sent: 0, came: 0, out: VecDeque::new(), waiting: Burst::new(MAX_BURST) }
+    }
+
     fn send(
         &mut self,
         queues: &mut Queues,
@@ -118,7 +134,9 @@ impl Stream {
             let came = packet.segments().flatten().copied().collect::<Vec<u8>>();
             if came != expected {
                 let at = came.iter().zip(&expected).position(|(one, two)| one != two);
-                let number = came.get(NUMBER).map(|bytes| bytes.iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte)));
+                let number = came
+                    .get(NUMBER)
+                    .map(|bytes| bytes.iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte)));
                 anyhow::bail!(
                     "queue {}, frame {}: {} bytes came instead of {}, the first other one is {at:?}; it looks like frame {number:?}",
                     self.queue,

@@ -102,7 +102,8 @@ pub(super) fn pairwise(all: &[Variant]) -> Vec<Variant> {
     let mut missing: std::collections::BTreeSet<_> = all.iter().flat_map(pairs_of).collect();
     let mut chosen = Vec::new();
     while !missing.is_empty() {
-        let gain = |variant: &&Variant| pairs_of(variant).iter().filter(|pair| missing.contains(pair)).count();
+        let gain =
+            |variant: &&Variant| pairs_of(variant).iter().filter(|pair| missing.contains(pair)).count();
         // The first of the best, so that the choice is the same in each run.
         let Some(best) = all.iter().rev().max_by_key(gain) else { break };
         pairs_of(best).iter().for_each(|pair| {
