@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::packet::{Blank, Blanks, Burst, HEADROOM, MAX_BURST, MbufPool};
 use crate::port::{Counters, DropReason};
 use crate::virtqueue::copy::copy;
-use crate::virtqueue::layout::{WRITE, prefetch};
+use crate::virtqueue::layout::{INDIRECT, WRITE, prefetch};
 use crate::virtqueue::net_header::{self, NetHeader};
 use crate::virtqueue::{
     AnyDeviceRing, Broken, Chain, DeviceRing, Features, Head, Ringer, SharedMemory, net_offload,
@@ -180,7 +180,8 @@ impl Copier {
         let (mut skipped, mut total) = (0, 0);
         let mut packet = None;
         for part in self.chain.iter() {
-            if part.flags & WRITE != 0 {
+            // In tables of packed rings, DPDK's driver (22.11, and since) marks its headers as writable.
+            if part.flags & WRITE != 0 && head.flags & INDIRECT == 0 {
                 return Gathered::Malformed;
             }
             let (mut address, mut left) = (part.address, part.len as usize);
@@ -243,7 +244,7 @@ impl Copier {
 
 /// An empty packet of the pool. When that has no more, perhaps the blanks here are why: then one of them.
 fn fresh(pool: &MbufPool, blanks: &mut Blanks) -> Option<crate::Mbuf> {
-    pool.alloc().or_else(|| blanks.pop().map(|blank| blank.filled(0)))
+    pool.alloc().or_else(|| blanks.pop().map(|blank| blank.filled_within(HEADROOM, 0)))
 }
 
 /// What became of a chain.

@@ -8,8 +8,8 @@ use crate::virtqueue::device::{BadChain, Chain, DeviceRing, Head, read_table};
 use crate::virtqueue::driver::Broken;
 use crate::virtqueue::features::Features;
 use crate::virtqueue::layout::{
-    A_LINE, DESCRIPTOR, Descriptor, EVENT_DESCRIPTOR, EVENT_DISABLE, EVENT_ENABLE, INDIRECT, NEXT, RingArea, WRITE, packed_word,
-    prefetch_write, relaxed, set,
+    A_LINE, DESCRIPTOR, Descriptor, EVENT_DESCRIPTOR, EVENT_DISABLE, EVENT_ENABLE, INDIRECT, NEXT, RingArea,
+    WRITE, packed_word, prefetch_write, relaxed, set,
 };
 use crate::virtqueue::shared_memory::SharedMemory;
 
