@@ -8,7 +8,7 @@ use crate::namespace::Namespace;
 use crate::program::forwarder_cpu;
 use crate::scratch;
 
-/// `dpdk-testpmd` in a namespace, on two lcores of which the second forwards.
+/// `dpdk-testpmd`, on two lcores of which the second forwards.
 #[derive(Debug)]
 pub struct Dpdk {
     prefix: String,
@@ -26,7 +26,18 @@ impl Dpdk {
     /// # Errors
     /// When it is not known which processors there are.
     pub fn command(&self, place: &Namespace, devices: &[&str], options: &[&str]) -> Result<Command> {
-        let mut command = place.command("dpdk-testpmd");
+        self.complete(place.command("dpdk-testpmd"), devices, options)
+    }
+
+    /// The same where this process is.
+    ///
+    /// # Errors
+    /// When it is not known which processors there are.
+    pub fn command_here(&self, devices: &[&str], options: &[&str]) -> Result<Command> {
+        self.complete(Command::new("dpdk-testpmd"), devices, options)
+    }
+
+    fn complete(&self, mut command: Command, devices: &[&str], options: &[&str]) -> Result<Command> {
         // Its first lcore sleeps, so that on a machine of one processor both can be there. Without huge pages it
         // refuses --in-memory.
         command.arg(format!("--lcores=0@0,1@{}", forwarder_cpu()?));

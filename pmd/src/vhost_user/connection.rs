@@ -100,6 +100,11 @@ impl Connection {
         self.wake = Some(wake.clone());
     }
 
+    /// Lets waits end by the time limit alone, which is this one from now on.
+    pub(super) fn forget_wake(&mut self, limit: Duration) {
+        (self.wake, self.limit) = (None, limit);
+    }
+
     /// What ends every wait, if anything does.
     pub(super) fn wake(&self) -> Option<&Wake> {
         self.wake.as_ref()

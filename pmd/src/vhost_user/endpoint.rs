@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, socket_with,
+};
 use thiserror::Error;
 
 use super::wake::{Waited, Wake, wait};
@@ -185,6 +187,12 @@ fn try_connect(path: &Path) -> Result<UnixStream, Errno> {
     Ok(socket.into())
 }
 
+/// Whether nothing more will come from a peer.
+fn has_gone(stream: &UnixStream) -> bool {
+    let mut byte = [0u8; 1];
+    matches!(recv(stream, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((_, 0)))
+}
+
 /// A socket that listens at a path, and takes its file away when dropped.
 #[derive(Debug)]
 struct Listener {
@@ -233,6 +241,8 @@ impl Listener {
                 }
             }
             match self.listener.accept() {
+                // Not one that said nothing and has gone while it waited: many of those would keep the next one waiting.
+                Ok((stream, _)) if has_gone(&stream) => {}
                 Ok((stream, _)) => return Some(stream),
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}

@@ -293,6 +293,12 @@ impl FrontEnd {
         Ok(num)
     }
 
+    /// For what is still to be asked after the connection's wake was raised: answers are waited for all the same, each for
+    /// `limit` at most.
+    pub fn part(&mut self, limit: Duration) {
+        self.connection.forget_wake(limit);
+    }
+
     /// Tells the device status (virtio 1.2, 2.1), if the back end wants to know.
     ///
     /// # Errors

@@ -384,3 +384,22 @@ fn a_device_that_gives_back_what_it_has_not_is_found_out() {
         assert_eq!(ring.reap(8, |_, _| {}), Ok(0));
     }
 }
+
+/// As after a device that died, whose front end says that the ring begins.
+#[test]
+fn a_device_goes_on_where_a_split_ring_says_that_it_was() {
+    let lab = Lab::new(Format::Split, 4);
+    let mut driver = lab.driver(Features::empty());
+    let AnyDriverRing::Split(driver) = &mut driver else { panic!("a split ring") };
+    let buffer = Buffer { address: GUEST, len: 1 };
+    let mut heads = [Head::default(); 4];
+    for turn in 0..5 {
+        assert_eq!(driver.offer_each(&[buffer; 3], Direction::ToDevice, |_, _| {}), 3);
+        let _ = driver.publish();
+        let AnyDeviceRing::Split(mut device) = lab.device(Features::empty()) else { panic!("a split ring") };
+        assert_eq!(device.look(&mut heads), Ok(3), "turn {turn}");
+        device.give_back(&heads[..3], |_| 0);
+        assert_eq!(device.base(), 3 * (turn + 1));
+        assert_eq!(driver.reap(8, |_, _| {}), Ok(3));
+    }
+}

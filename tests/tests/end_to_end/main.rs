@@ -14,6 +14,7 @@ mod checks;
 mod cleanup;
 mod files;
 mod guests;
+mod interop;
 mod memory;
 mod peers;
 mod support;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         traffic::trials(),
         peers::trials(),
         guests::trials(),
+        interop::trials(),
         cleanup::trials(),
         files::trials(),
         memory::trials(),

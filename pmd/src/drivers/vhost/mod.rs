@@ -12,6 +12,8 @@
 //! | `tso` | 0: large TCP packets are neither taken nor given; 1 unless given |
 
 mod rx;
+#[cfg(test)]
+mod tests;
 mod tx;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

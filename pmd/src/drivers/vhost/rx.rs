@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::packet::{Blank, Blanks, Burst, HEADROOM, MAX_BURST, MbufPool};
 use crate::port::{Counters, DropReason};
 use crate::virtqueue::copy::copy;
-use crate::virtqueue::layout::{WRITE, prefetch};
+use crate::virtqueue::layout::{INDIRECT, WRITE, prefetch};
 use crate::virtqueue::net_header::{self, NetHeader};
 use crate::virtqueue::{
     AnyDeviceRing, Broken, Chain, DeviceRing, Features, Head, Ringer, SharedMemory, net_offload,
@@ -129,7 +129,8 @@ impl Copier {
             let head = self.heads[done];
             let len = (head.len as usize).wrapping_sub(header_len);
             match self.places[done] {
-                Some(place) if len <= room_in_mbuf => {
+                // Not one of no bytes behind the header, which `gather` refuses.
+                Some(place) if len.wrapping_sub(1) < room_in_mbuf => {
                     let header = if self.offloads {
                         // SAFETY: the buffer has `header_len` bytes: `len` did not wrap around.
                         unsafe { read_header(place, header_len) }
@@ -179,7 +180,8 @@ impl Copier {
         let (mut skipped, mut total) = (0, 0);
         let mut packet = None;
         for part in self.chain.iter() {
-            if part.flags & WRITE != 0 {
+            // In tables of packed rings, DPDK's driver (22.11, and since) marks its headers as writable.
+            if part.flags & WRITE != 0 && head.flags & INDIRECT == 0 {
                 return Gathered::Malformed;
             }
             let (mut address, mut left) = (part.address, part.len as usize);
@@ -207,12 +209,12 @@ impl Copier {
                     let packet = match &mut packet {
                         Some(packet) => packet,
                         None => {
-                            let Some(fresh) = pool.alloc() else { return Gathered::NoMbuf };
+                            let Some(fresh) = fresh(pool, &mut self.blanks) else { return Gathered::NoMbuf };
                             packet.insert(fresh)
                         }
                     };
                     if packet.tailroom() == 0 {
-                        let Some(segment) = pool.alloc() else { return Gathered::NoMbuf };
+                        let Some(segment) = fresh(pool, &mut self.blanks) else { return Gathered::NoMbuf };
                         if packet.chain(segment).is_err() {
                             return Gathered::Malformed;
                         }
@@ -238,6 +240,11 @@ impl Copier {
         }
         Gathered::Packet(packet)
     }
+}
+
+/// An empty packet of the pool. When that has no more, perhaps the blanks here are why: then one of them.
+fn fresh(pool: &MbufPool, blanks: &mut Blanks) -> Option<crate::Mbuf> {
+    pool.alloc().or_else(|| blanks.pop().map(|blank| blank.filled_within(HEADROOM, 0)))
 }
 
 /// What became of a chain.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::packet::{Burst, MAX_BURST, Mbuf, Offload};
 use crate::port::{Counters, DropReason};
 use crate::virtqueue::copy::copy;
-use crate::virtqueue::layout::{WRITE, prefetch_write};
+use crate::virtqueue::layout::{INDIRECT, WRITE, prefetch_write};
 use crate::virtqueue::net_header::{self, NetHeader};
 use crate::virtqueue::{
     AnyDeviceRing, Broken, Chain, DeviceRing, Features, Head, Ringer, SharedMemory, net_offload,
@@ -14,6 +14,8 @@ use crate::virtqueue::{
 
 /// The most buffers that one packet may take: those that 64 KiB need in a driver's smallest.
 const MOST_BUFFERS: usize = 128;
+/// The most descriptors that are looked at for one packet, in all its buffers: several for each.
+const MOST_DESCRIPTORS: usize = 4 * MOST_BUFFERS;
 
 /// The device's end of a ring by which the driver receives.
 #[derive(Debug)]
@@ -183,24 +185,30 @@ impl Copier {
         // Which buffers take the packet, and what of each.
         let needed = len + self.header_len;
         let (mut room, mut used) = (0usize, 0usize);
-        while used < found && room < needed && (used == 0 || self.mergeable) {
+        // Descriptors of these buffers, and how many of them are the ring's own.
+        let (mut looked, mut taken) = (0usize, 0usize);
+        while used < found && room < needed && looked < MOST_DESCRIPTORS && (used == 0 || self.mergeable) {
             let head = self.heads[used];
             let here = self.room_of(ring, &head);
             if here == 0 {
-                // The buffer is no good, and goes back empty; so do those before it, with the packet that they were for.
+                // The buffer is no good, and goes back empty with those before it. The packet that they were for is lost
+                // even if this was the first: a driver that makes bad buffers as fast as they come back would otherwise
+                // keep us here for good.
                 ring.give_back(&self.heads[..=used], |_| 0);
-                if used > 0 {
-                    counters.dropped(DropReason::TxRefused, 1);
-                    burst.free_front(1);
-                }
+                counters.dropped(DropReason::TxRefused, 1);
+                burst.free_front(1);
                 return Some(None);
             }
             room += here;
             used += 1;
+            looked += self.chain.len();
+            taken += if head.flags & INDIRECT == 0 { self.chain.len() } else { 1 };
         }
         if room < needed {
             let all = MOST_BUFFERS.min(usize::from(ring.size()));
-            if self.mergeable && found < all {
+            // More buffers may come, unless the ring has no descriptors for them, or enough were looked at.
+            if self.mergeable && found < all && taken < usize::from(ring.size()) && looked < MOST_DESCRIPTORS
+            {
                 return None;
             }
             counters.dropped(DropReason::TxTooLong, 1);

@@ -18,6 +18,8 @@ const HEADER: u32 = net_header::LEN as u32;
 /// Where a packet's data begins in its mbuf. The header before it is where others' data begins, at the start of a cache
 /// line, so that a small packet's header and addresses are in one line.
 const DATA: u16 = HEADROOM as u16 + HEADER as u16;
+/// The longest packet that is taken: as large as TCP segmentation makes them, with link and IPv6 headers.
+const LONGEST: usize = 65_535 + 18 + 40;
 
 /// A packet whose last buffers have not come yet.
 #[derive(Debug)]
@@ -182,7 +184,7 @@ impl DriverRx {
         let Some(mut partial) = self.partial.take() else { return };
         // The device writes no header before what goes on; here the buffer begins where a header would be.
         let whole = self.posts.room + HEADER;
-        if len > whole || len == 0 {
+        if len > whole || len == 0 || partial.packet.len() + len as usize > LONGEST {
             partial.spoilt = true;
         }
         let segment = blank.filled_within(HEADROOM, len.min(whole));

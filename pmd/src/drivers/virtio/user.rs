@@ -43,7 +43,7 @@ use crate::port::{
 use crate::vhost_user::codes::ProtocolFeatures;
 use crate::vhost_user::lane::Lane;
 use crate::vhost_user::{
-    ControlThread, Endpoint, FrontEnd, MemoryRegion, RingAddresses, VhostUserError, Waited, Wake,
+    Connection, ControlThread, Endpoint, FrontEnd, MemoryRegion, RingAddresses, VhostUserError, Waited, Wake,
 };
 use crate::virtqueue::{AnyDriverRing, Features, Format, Ringer, net_offload};
 
@@ -52,6 +52,8 @@ const MAX_PAIRS: u16 = 128;
 pub const DEFAULT_QUEUE_SIZE: u16 = 256;
 /// How long `start` waits for the device, so that the link is up when it returns if the device is there.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long `stop` waits for the device to let go of all rings.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The least data room of mbufs: a header and a short frame.
 const LEAST_ROOM: usize = 12 + 64;
@@ -433,7 +435,7 @@ impl Session {
         }
         self.state.tried.store(true, Ordering::Release);
         match ended {
-            Ok(Waited::Woken) => {}
+            Ok(Waited::Woken) | Err(VhostUserError::Stopped { .. }) => {}
             Ok(_) => tracing::info!("{}: the device has gone", self.name),
             Err(error) => {
                 self.state.failures.fetch_add(1, Ordering::Relaxed);
@@ -444,7 +446,9 @@ impl Session {
 
     fn serve(&self, stream: UnixStream, wake: &Wake) -> Result<Waited, VhostUserError> {
         let wanted = self.options.wanted(self.liberties);
-        let mut front = FrontEnd::negotiate(stream, wanted.bits(), ProtocolFeatures::all())?;
+        // A device that does not answer does not keep the port from stopping.
+        let connection = Connection::new(stream).with_wake(wake);
+        let mut front = FrontEnd::negotiate(connection, wanted.bits(), ProtocolFeatures::all())?;
         let features = Features::from_bits_retain(front.device_features());
         for (feature, asked, what) in [
             (Features::VERSION_1, true, "virtio 1.0"),
@@ -485,7 +489,9 @@ impl Session {
             match watch.wait(wake, None) {
                 Ok(Waited::Woken) => {
                     // The device lets go of rings and buffers, one ring after the other, before they are used anew.
+                    let deadline = Instant::now() + FAREWELL;
                     for ring in 0..2 * pairs {
+                        front.part(deadline.saturating_duration_since(Instant::now()));
                         front.stop_ring(ring)?;
                     }
                     return Ok(Waited::Woken);
@@ -506,7 +512,9 @@ impl Session {
     /// Takes over what the device says of itself.
     fn learn(&self, front: &mut FrontEnd, features: Features) -> Result<(), VhostUserError> {
         let Some(config) = front.config()? else { return Ok(()) };
-        if features.contains(Features::MAC) && self.options.mac.is_none() && config.mac != [0; 6] {
+        // The address of a group is nobody's.
+        let is_one = config.mac != [0; 6] && config.mac[0] & 1 == 0;
+        if features.contains(Features::MAC) && self.options.mac.is_none() && is_one {
             *self.state.mac.lock().unwrap_or_else(PoisonError::into_inner) = MacAddress(config.mac);
         }
         if features.contains(Features::MTU) && config.mtu.get() >= 68 {

@@ -43,6 +43,10 @@ pub const OFFERED: ProtocolFeatures = ProtocolFeatures::MQ
 /// The most rings that requests can name.
 const MAX_RINGS: u16 = 256;
 
+/// The most bytes that a front end may share: more than the largest guests have. Nothing but addresses is taken for them, but
+/// those are 128 TiB for the whole process.
+const MAX_SHARED: u64 = 16 << 40;
+
 /// How a session ended, when nothing went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
@@ -336,6 +340,10 @@ impl<D: Device> BackEnd<D> {
         regions: &ArrayVec<Region, MAX_REGIONS>,
         fds: Vec<OwnedFd>,
     ) -> Result<(), String> {
+        let all = regions.iter().try_fold(0u64, |all, region| all.checked_add(region.size));
+        if all.is_none_or(|all| all > MAX_SHARED) {
+            return Err(format!("memory regions of more than {MAX_SHARED:#x} bytes in all"));
+        }
         let mapped = regions.iter().zip(fds).map(|(region, fd)| {
             let place = RegionPlace {
                 guest: region.guest,

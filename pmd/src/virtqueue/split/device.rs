@@ -28,14 +28,22 @@ pub struct SplitDevice {
 }
 
 impl SplitDevice {
-    /// The ring in `area`, which goes on at index `base`.
+    /// The ring in `area`, which goes on at index `base`, or where its used index says.
+    ///
+    /// The two are the same but where a device comes anew to a ring that is in use, and nobody asked the one before where it
+    /// stopped: DPDK's `virtio_user` says 0 then. What was given back is in the ring itself.
     ///
     /// # Panics
     /// When the area is not that of a split ring.
     #[must_use]
     pub fn new(area: RingArea, features: Features, base: u32) -> Self {
         assert!(area.format == Format::Split, "the area of a split ring");
-        let base = base as u16;
+        // SAFETY: the used ring begins with flags and index.
+        let used = relaxed(unsafe { area.device_word(INDEX) });
+        if u32::from(used) != base {
+            tracing::debug!("a split ring goes on at its used index {used} instead of {base}");
+        }
+        let base = used;
         let mut ring = Self {
             mask: area.size - 1,
             event_index: features.contains(Features::EVENT_INDEX),
