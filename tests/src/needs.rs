@@ -40,6 +40,8 @@ pub enum Need {
     Libdpdk,
     /// A nightly toolchain that rustup knows.
     Nightly,
+    /// `c++`: libFuzzer is compiled with the fuzz targets.
+    Cxx,
     /// `valgrind`.
     Valgrind,
     /// `script` of util-linux, which gives a program a terminal.
@@ -81,6 +83,7 @@ impl Need {
             Self::Ping => on_path("ping", "iputils-ping")?,
             Self::Ethtool => on_path("ethtool", "ethtool")?,
             Self::Tcpdump => on_path("tcpdump", "tcpdump")?,
+            Self::Cxx => on_path("c++", "g++")?,
             Self::Valgrind => on_path("valgrind", "valgrind")?,
             Self::Script => on_path("script", "bsdutils")?,
             Self::Dpdk => on_path("dpdk-testpmd", "dpdk-dev")?,

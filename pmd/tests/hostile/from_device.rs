@@ -263,6 +263,10 @@ fn used_buffers_that_were_not_lent_break_the_ring() {
         let packed = features & PACKED != 0;
         for ring in [RX, TX] {
             for attack in 0..6 {
+                // What differs in order is what an identifier stands for.
+                if features & IN_ORDER != 0 && attack > 1 {
+                    continue;
+                }
                 let mut device = session(target, features);
                 if ring == TX {
                     // Something has to be out, and the ring half full, before the driver looks for what came back.
@@ -284,11 +288,11 @@ fn used_buffers_that_were_not_lent_break_the_ring() {
                     3 if !packed => device.give(ring, 0x1_0000 | u32::from(id), 60),
                     3 => device.give(ring, beyond + 1, 60),
                     4 if !packed => {
-                        device.put_u16(device.rings[ring][2] + 2, device.used[ring].wrapping_add(SIZE + 1))
+                        device.put_u16(device.rings[ring][2] + 2, device.used[ring].wrapping_add(SIZE + 1));
                     }
                     4 => device.give(ring, 0x8000 | u32::from(id), 60),
                     _ if !packed => {
-                        device.put_u16(device.rings[ring][2] + 2, device.used[ring].wrapping_sub(1))
+                        device.put_u16(device.rings[ring][2] + 2, device.used[ring].wrapping_sub(2));
                     }
                     _ => device.give(ring, 0x7fff, 60),
                 }

@@ -18,7 +18,7 @@ use rustix::net::{
 };
 
 /// What a test waits for at most.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Requests by their numbers.
 pub(crate) mod code {

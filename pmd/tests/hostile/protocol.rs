@@ -52,6 +52,10 @@ fn nothing_is_left(memory: &Memory, events: &[&OwnedFd]) {
 #[test]
 fn cve_2019_14818_cve_2020_10726_cve_2022_0669_descriptors_come_and_go_with_their_messages() {
     against_a_port(|_, target, packed| {
+        // Messages are the same for any rings.
+        if packed {
+            return;
+        }
         let (memory, bell) = (Memory::new(0x10_0000), event());
         let mut front = None;
         let mut say = |what: &str, message: (u32, u32, &[u8]), fds: &[BorrowedFd<'_>]| {
@@ -86,6 +90,10 @@ fn cve_2019_14818_cve_2020_10726_cve_2022_0669_descriptors_come_and_go_with_thei
 #[test]
 fn cve_2020_10723_cve_2021_3839_messages_that_cannot_be_are_refused() {
     against_a_port(|_, target, packed| {
+        // Messages are the same for any rings.
+        if packed {
+            return;
+        }
         let bell = event();
         let mut front = None;
         let mut say = |what: &str, message: (u32, u32, &[u8]), fds: &[BorrowedFd<'_>]| {

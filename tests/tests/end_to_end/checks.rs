@@ -25,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("checks::loom_models_of_the_pool_hold", &[], loom),
         trial("checks::pool_and_mbufs_pass_under_address_sanitizer", &[Need::Nightly], address_sanitizer),
+        trial("checks::fuzz_targets_run", &[Need::Nightly, Need::Cxx], fuzz),
         trial("checks::the_pool_passes_under_valgrind", &[Need::Valgrind], valgrind),
         trial("checks::the_pool_passes_without_std", &[], || with_features("--no-default-features")),
         trial("checks::the_pool_passes_with_all_features", &[], || with_features("--all-features")),
@@ -80,6 +81,42 @@ fn address_sanitizer() -> Result<()> {
         command.env_remove(variable);
     }
     passed(&program::run(command, LONG)?).map(drop)
+}
+
+/// Builds the fuzz targets as the head of their library says, and runs each for a moment, the same way each time.
+fn fuzz() -> Result<()> {
+    const TARGETS: [&str; 5] = ["messages", "session", "device_ring", "driver_ring", "ports"];
+    let folder = repository::root()?.join("tests/fuzz");
+    let built = repository::target()?.join("fuzz");
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let flags = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+                 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+                 -Cllvm-args=-sanitizer-coverage-trace-compares -Zsanitizer=address -Ccodegen-units=1";
+    let mut command = Command::new("rustup");
+    command.args(["run", "nightly", "cargo", "build", "--release", "--bins", "--target", &platform]);
+    command.arg("--target-dir").arg(&built).current_dir(&folder).env("RUSTFLAGS", flags);
+    for variable in ["RUSTC", "RUSTDOC", "CARGO", "RUSTUP_TOOLCHAIN", "CARGO_ENCODED_RUSTFLAGS"] {
+        command.env_remove(variable);
+    }
+    program::run(command, LONG)?.expect_code(0)?;
+    let programs = built.join(&platform).join("release");
+    let scratch = tempfile::tempdir()?;
+    // The first inputs go to a folder of this run, so that nothing that an earlier one found changes it.
+    let mut seeds = Command::new(programs.join("seeds"));
+    seeds.current_dir(scratch.path());
+    program::run(seeds, EXAMPLE)?.expect_code(0)?;
+    for target in TARGETS {
+        let mut command = Command::new(programs.join(target));
+        command.args(["-seed=1", "-runs=20000", "-max_total_time=5", "-timeout=20", "-rss_limit_mb=2048"]);
+        command.arg(scratch.path().join("corpus").join(target)).current_dir(scratch.path());
+        let finished = program::run(command, EXAMPLE)?;
+        finished.expect_code(0)?;
+        let done = finished.stderr.lines().find(|line| line.starts_with("Done "));
+        let runs =
+            done.and_then(|line| line.split_whitespace().nth(1)).and_then(|word| word.parse::<u64>().ok());
+        ensure!(runs.is_some_and(|runs| runs > 20), "{target} made {runs:?} runs:\n{}", finished.stderr);
+    }
+    Ok(())
 }
 
 /// The tests of the pool in a debug build, with many threads and with misuse; but for those against a model,
