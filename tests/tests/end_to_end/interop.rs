@@ -92,6 +92,7 @@ fn forth_and_back(variant: Variant) -> Result<()> {
     // Back ends listen, as they do unless told otherwise.
     let listener = if variant.role == Role::Driver { Listener::Theirs } else { Listener::Ours };
     let (mut ours, theirs) = connected(variant, &socket, listener)?;
+    ours.check_features()?;
     // Each ring goes round more than twice.
     exchange(&mut ours, 2 * usize::from(variant.size) + 300).with_context(|| theirs.describe())?;
     ours.check_counts()?;

@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use wirerate_eal::Eal;
 use wirerate_pmd::packet::Offload;
 use wirerate_pmd::port::{Configured, Queues, Started, registry};
+use wirerate_pmd::virtqueue::Features;
 use wirerate_pmd::{MbufPool, MbufPoolConfig, Port, PortConfig};
 use wirerate_tests::dpdk::Dpdk;
 use wirerate_tests::program::Running;
@@ -133,6 +134,25 @@ impl Ours {
             Ok(port.link().up == up)
         })
         .with_context(|| format!("{:?}", port.xstats()))
+    }
+
+    /// Checks that the two ends have agreed on what the variant says.
+    pub(super) fn check_features(&mut self) -> Result<()> {
+        let variant = self.variant;
+        let name = match variant.role {
+            Role::Driver => "virtio_features",
+            Role::Device => "vhost_features",
+        };
+        let features = Features::from_bits_retain(self.count(name)?);
+        for (feature, wanted) in [
+            (Features::RING_PACKED, variant.packed),
+            (Features::MRG_RXBUF, variant.mergeable),
+            (Features::IN_ORDER, variant.in_order),
+            (Features::VERSION_1, true),
+        ] {
+            ensure!(features.contains(feature) == wanted, "{feature:?} is {}: {features:?}", !wanted);
+        }
+        Ok(())
     }
 
     /// A count of the extended statistics.

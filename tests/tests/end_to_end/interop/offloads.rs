@@ -40,7 +40,7 @@ pub(super) fn trials() -> Vec<Trial> {
             each(Role::Driver, ALL, ",legacy-ol-flags=1,tso=1", &[], Some(1000), large)
         }),
         trial("interop::their_virtio_user_leaves_checksums_to_our_net_vhost", NEEDS, || {
-            let options = ["--forward-mode=csum", "--tx-offloads=0x8", "--enable-rx-cksum"];
+            let options = ["--forward-mode=csum", "--tx-offloads=0x8", "--rx-offloads=0x200c"];
             each(Role::Device, ALL, "", &options, None, Offload::TX_TCP_CHECKSUM)
         }),
         trial("interop::our_net_vhost_completes_what_their_virtio_user_does_not_take", NEEDS, || {
