@@ -29,6 +29,16 @@ pub(super) struct Figures {
     /// TSC cycles a packet cost the virtio side and the vhost side, in bursts that had packets; none of a side that
     /// only sends, as the waiting for room would count there.
     pub(super) cycles: [Option<f64>; 2],
+    /// What the side that had less of its processor had of it while it was measured, at most 1: what is missing, others
+    /// took.
+    pub(super) share: f64,
+}
+
+impl Figures {
+    /// Whether others took so much of a processor that the figures say little.
+    pub(super) fn is_disturbed(&self) -> bool {
+        self.share < 0.95
+    }
 }
 
 /// Who plays, and what.
@@ -77,7 +87,9 @@ impl Link {
 
         let begun = Instant::now();
         let limit = START + Duration::from_secs((WARM_UP + seconds) as u64 * 2);
-        let measured = loop {
+        // When the measured seconds began, and what both programs had run until then.
+        let mut from = None;
+        let (measured, share) = loop {
             go_on()?;
             virtio.expect_running()?;
             vhost.expect_running()?;
@@ -86,8 +98,19 @@ impl Link {
                 Role::Vhost => &vhost,
             };
             let flow = flow(&receiver.printed())?;
-            if flow.len() >= WARM_UP + seconds {
-                break flow;
+            if flow.len() >= WARM_UP && from.is_none() {
+                from = Some((Instant::now(), [virtio.cpu_time(), vhost.cpu_time()]));
+            }
+            if let Some((when, before)) = from
+                && flow.len() >= WARM_UP + seconds
+            {
+                let whole = when.elapsed().as_secs_f64();
+                let had = [virtio.cpu_time(), vhost.cpu_time()].into_iter().zip(before);
+                // Polling never rests, so a side that has its processor to itself runs all the time.
+                let shares = had
+                    .filter_map(|(now, before)| Some(now?.saturating_sub(before?).as_secs_f64() / whole))
+                    .fold(1.0, f64::min);
+                break (flow, shares);
             }
             let waited = begun.elapsed();
             ensure!(waited < START || !flow.is_empty(), "no packets flowed within {} s", START.as_secs());
@@ -103,7 +126,7 @@ impl Link {
         // The one that connects goes first, so that the other sees what it would see of a guest.
         let virtio = cost(Role::Virtio, &virtio.end()?);
         let vhost = cost(Role::Vhost, &vhost.end()?);
-        Ok(Figures { rate, best, cycles: [virtio, vhost] })
+        Ok(Figures { rate, best, cycles: [virtio, vhost], share })
     }
 }
 
