@@ -90,7 +90,7 @@ fn virtio() -> Result<()> {
         let mut command = Command::new(program::bundled("wirerate")?);
         command.args(["bench", "virtio", "--rounds", "1", "--seconds", "1", "--json"]).arg(&json).args(what);
         command.env("TMPDIR", scratch.path());
-        let finished = program::run(command, Duration::from_secs(240))?;
+        let finished = program::run(command, Duration::from_secs(300))?;
         let figures =
             std::fs::read(&json).with_context(|| format!("{}: {}", finished.what, finished.stderr))?;
         std::fs::remove_file(&json)?;
