@@ -42,7 +42,7 @@ pub(super) fn find(place: &Place, pools: bool) -> Result<Found> {
     let mut version = String::new();
     for (name, more) in BUILDS {
         let program = directory.path().join(name.replace(' ', "-"));
-        compile(&program, &flags, more)?;
+        compile(&program, SOURCE, &flags, more)?;
         let mut started = Program::start(&program, place, Rc::clone(&directory))?;
         version = started.ask("version", 0)?;
         let started = Rc::new(RefCell::new(started));
@@ -58,7 +58,7 @@ pub(super) fn find(place: &Place, pools: bool) -> Result<Found> {
 }
 
 /// The compiler's options for libdpdk; or what is missing.
-fn flags() -> Result<Vec<String>, String> {
+pub(super) fn flags() -> Result<Vec<String>, String> {
     let output = |program: &str, arguments: &[&str]| Command::new(program).args(arguments).output().ok();
     let missing = |what: &str, package: &str| format!("{what} (Debian: apt install {package})");
     if output("cc", &["--version"]).is_none() {
@@ -73,10 +73,10 @@ fn flags() -> Result<Vec<String>, String> {
     Ok(String::from_utf8_lossy(&found.stdout).split_whitespace().map(str::to_owned).collect())
 }
 
-/// `more` comes last: of two `-march`, the last counts, and the package has one.
-fn compile(program: &Path, flags: &[String], more: &[&str]) -> Result<()> {
+/// Compiles `text` to `program`. `more` comes last: of two `-march`, the last counts, and the package has one.
+pub(super) fn compile(program: &Path, text: &str, flags: &[String], more: &[&str]) -> Result<()> {
     let source = program.with_extension("c");
-    std::fs::write(&source, SOURCE).with_context(|| format!("writing {}", source.display()))?;
+    std::fs::write(&source, text).with_context(|| format!("writing {}", source.display()))?;
     let mut command = Command::new("cc");
     command.args(["-O3", "-o"]).arg(program).arg(&source).args(flags).args(more);
     let output = command.output().context("running cc")?;
@@ -89,7 +89,7 @@ fn compile(program: &Path, flags: &[String], more: &[&str]) -> Result<()> {
 }
 
 /// The program, running. It ends with this value.
-struct Program {
+pub(super) struct Program {
     child: Child,
     input: ChildStdin,
     lines: Receiver<String>,
@@ -117,7 +117,8 @@ impl Program {
         Self::spawn(command, directory)
     }
 
-    fn spawn(mut command: Command, directory: Rc<TempDir>) -> Result<Self> {
+    /// Starts `command`, whose files are in `directory`.
+    pub(super) fn spawn(mut command: Command, directory: Rc<TempDir>) -> Result<Self> {
         let shown = format!("{command:?}");
         let mut child = command
             .stdin(Stdio::piped())
@@ -141,7 +142,7 @@ impl Program {
     }
 
     /// The answer to a line, which takes `ms` milliseconds to work out.
-    fn ask(&mut self, line: &str, ms: u32) -> Result<String> {
+    pub(super) fn ask(&mut self, line: &str, ms: u32) -> Result<String> {
         let asked = writeln!(self.input, "{line}");
         let patience = PATIENCE + Duration::from_millis(u64::from(ms));
         loop {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long after SIGINT a program may take to end.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(30);
 /// How often a program that runs is looked at.
 pub(super) const LOOK: Duration = Duration::from_millis(10);
 
@@ -41,6 +41,12 @@ impl Running {
     /// What it printed until now.
     pub(super) fn printed(&self) -> String {
         self.stdout.text()
+    }
+
+    /// The time that its threads have run until now; none when the kernel does not tell.
+    pub(super) fn cpu_time(&self) -> Option<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
+        cpu_time(&stat, rustix::param::clock_ticks_per_second())
     }
 
     /// Checks that it has not ended.
@@ -160,6 +166,15 @@ pub(super) fn sibling(name: &str) -> Result<PathBuf> {
     bail!("{} is not there; build it with: cargo build --release --bin {name}", path.display())
 }
 
+/// Time in user mode and in the kernel, in a line of /proc/<pid>/stat.
+fn cpu_time(stat: &str, ticks_per_second: u64) -> Option<Duration> {
+    // The name of the program, in brackets, may have anything in it.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    let sum = ticks()? + ticks()?;
+    (ticks_per_second > 0).then(|| Duration::from_secs_f64(sum as f64 / ticks_per_second as f64))
+}
+
 /// A command line, to be read by people.
 fn words(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
@@ -193,6 +208,19 @@ mod tests {
         let error = run_for(&mut shell("echo first >&2; echo why >&2; exit 3"), GRACE).unwrap_err();
         assert!(error.to_string().ends_with("ended with exit status: 3: why"), "{error}");
         assert_eq!(run_for(&mut shell("echo done"), GRACE).unwrap(), "done\n");
+    }
+
+    #[test]
+    fn time_that_a_program_has_run_is_read() {
+        let stat = "7 (a ) b) S 1 7 7 0 -1 4194304 95 0 0 0 150 25 3 4 20 0 1 0 9 9 9";
+        assert_eq!(cpu_time(stat, 100), Some(Duration::from_millis(1750)));
+        assert_eq!(cpu_time("7 (x) S 1", 100), None);
+        let spinning = Running::start(&mut shell("while :; do :; done")).unwrap();
+        let begun = Instant::now();
+        while spinning.cpu_time().unwrap().is_zero() && begun.elapsed() < GRACE {
+            std::thread::sleep(LOOK);
+        }
+        assert!(!spinning.cpu_time().unwrap().is_zero());
     }
 
     #[test]

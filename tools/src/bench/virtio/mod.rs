@@ -5,6 +5,7 @@
 mod link;
 mod report;
 mod side;
+mod sides;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -31,6 +32,9 @@ pub(crate) struct Options {
     /// Seconds that are measured of each run, once packets flow
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
+    /// Repeat a run in which others took more than 5 % of a side's processor, up to so many times
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1000))]
+    again: u32,
     /// Packets in a burst
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=64))]
     burst: u16,
@@ -43,6 +47,9 @@ pub(crate) struct Options {
     /// Whether buffers are used in order (VIRTIO_F_IN_ORDER); several give a row each
     #[arg(long, value_name = "on|off,...", value_delimiter = ',', default_values = ["off"])]
     in_order: Vec<Switch>,
+    /// Instead: what a packet costs the driver and the device each by itself, both played by one thread by turns
+    #[arg(long, conflicts_with_all = ["again", "only"])]
+    sides: bool,
     /// Only rows whose name has this in it
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
@@ -70,6 +77,9 @@ const DEMONSTRATION: &str = "l2fwd, its demonstration in one process";
 
 impl Options {
     pub(super) fn run(&self) -> Result<()> {
+        if self.sides {
+            return self.run_sides();
+        }
         let peer = testpmd::peer_version();
         let setting = self.setting()?;
         let pages = if setting.huge { "2 MiB huge pages" } else { "no huge pages (--no-huge on both sides)" };
@@ -78,12 +88,7 @@ impl Options {
         if peer.is_none() {
             println!("{} is not installed (Debian: apt install dpdk-dev): Wirerate alone", testpmd::PEER);
         }
-        // The load of the last minute, in processors (proc_loadavg(5)).
-        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-        let load = load.split(' ').next().and_then(|load| load.parse::<f64>().ok()).unwrap_or(0.0);
-        if load > 0.5 {
-            println!("others use the processors (load {load:.1}): both sides are slower than they could be");
-        }
+        tell_load();
         // A signal ends what runs, and takes its socket away.
         let stopped = Arc::new(AtomicBool::new(false));
         for signal in [SIGHUP, SIGINT, SIGTERM] {
@@ -91,8 +96,10 @@ impl Options {
         }
 
         let mut rows = Vec::new();
-        for (traffic, rings) in self.works() {
-            rows.extend(self.compare(traffic, rings, peer.is_some(), &setting, &stopped)?);
+        for traffic in Traffic::ALL {
+            for rings in self.forms() {
+                rows.extend(self.compare(traffic, rings, peer.is_some(), &setting, &stopped)?);
+            }
         }
         let demonstration = self.chosen(DEMONSTRATION).then(|| self.demonstration(&setting));
         ensure!(
@@ -105,19 +112,23 @@ impl Options {
         println!("{}", machine::describe(peer));
         println!("medians of {} pairs of runs, {} s each, taking turns", self.common.rounds, self.seconds);
         println!("{}", report::table(&rows, demonstration.as_ref()));
-        if let Some(path) = &self.common.json {
-            let figures = serde_json::json!({
-                "machine": machine::describe(peer),
-                "pages": pages,
-                "rounds": self.common.rounds,
-                "seconds": self.seconds,
-                "burst": self.burst,
-                "comparisons": rows.iter().map(Row::to_json).collect::<Vec<_>>(),
-                "l2fwd": demonstration.as_ref().map(Demonstration::to_json),
-            });
-            let text = serde_json::to_string_pretty(&figures)?;
-            std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+        let runs = rows.iter().flat_map(|row| row.ours.iter().chain(&row.theirs));
+        let (all, disturbed) =
+            runs.fold((0, 0), |(all, disturbed), run| (all + 1, disturbed + u32::from(run.is_disturbed())));
+        if disturbed > 0 {
+            println!(
+                "in {disturbed} of {all} runs others took more than 5 % of a side's processor (--again N repeats such)"
+            );
         }
+        self.write(&serde_json::json!({
+            "machine": machine::describe(peer),
+            "pages": pages,
+            "rounds": self.common.rounds,
+            "seconds": self.seconds,
+            "burst": self.burst,
+            "comparisons": rows.iter().map(Row::to_json).collect::<Vec<_>>(),
+            "l2fwd": demonstration.as_ref().map(Demonstration::to_json),
+        }))?;
         let failures: Vec<String> = rows
             .iter()
             .filter_map(|row| row.failure.as_ref().map(|failure| format!("{}: {failure}", row.name)))
@@ -134,24 +145,21 @@ impl Options {
         self.only.as_ref().is_none_or(|only| name.contains(only.as_str()))
     }
 
-    /// All kinds of traffic over all forms of rings that were asked for.
-    fn works(&self) -> Vec<(Traffic, Rings)> {
-        let mut works = Vec::new();
-        for traffic in Traffic::ALL {
-            for kind in &self.rings {
-                for mergeable in &self.mergeable {
-                    for in_order in &self.in_order {
-                        let rings = Rings {
-                            packed: *kind == Kind::Packed,
-                            mergeable: *mergeable == Switch::On,
-                            in_order: *in_order == Switch::On,
-                        };
-                        works.push((traffic, rings));
-                    }
+    /// All forms of rings that were asked for.
+    fn forms(&self) -> Vec<Rings> {
+        let mut forms = Vec::new();
+        for kind in &self.rings {
+            for mergeable in &self.mergeable {
+                for in_order in &self.in_order {
+                    forms.push(Rings {
+                        packed: *kind == Kind::Packed,
+                        mergeable: *mergeable == Switch::On,
+                        in_order: *in_order == Switch::On,
+                    });
                 }
             }
         }
-        works
+        forms
     }
 
     /// Our pairs beside the peer, a row each; and one of the peer alone where none of ours works.
@@ -169,7 +177,16 @@ impl Options {
         let rounds = self.common.rounds;
         let measure = |players: [Player; 2]| {
             let link = Link { players, traffic, rings };
-            move || link.run(setting, self.seconds as usize, stopped)
+            move || {
+                let mut figures = link.run(setting, self.seconds as usize, stopped)?;
+                for _ in 0..self.again {
+                    if !figures.is_disturbed() {
+                        break;
+                    }
+                    figures = link.run(setting, self.seconds as usize, stopped)?;
+                }
+                Ok(figures)
+            }
         };
         let name = |[virtio, vhost]: [Player; 2]| format!("{traffic}, {rings}: {virtio} + {vhost}");
         let possible = |players: &&[Player; 2]| peer || !players.contains(&Player::Dpdk);
@@ -227,6 +244,55 @@ impl Options {
         Demonstration { name: DEMONSTRATION, runs: runs.map_err(|error| format!("{error:#}")) }
     }
 
+    /// Driver and device in one thread, by turns with DPDK's.
+    fn run_sides(&self) -> Result<()> {
+        let topology = Topology::discover();
+        let cpus = topology.cpus();
+        // The first has more of the kernel's work.
+        let cpu = cpus.get(1).or(cpus.first()).context("the kernel tells of no CPU")?.id;
+        let huge = testpmd::huge_pages_suffice(2 * MEMORY_MIB);
+        let pages = if huge { "2 MiB huge pages" } else { "no huge pages (--no-huge on both sides)" };
+        println!("burst {}, {pages}, one thread on CPU {cpu}", self.burst);
+        tell_load();
+        let peer = sides::Compiled::new()?;
+        if let Err(missing) = &peer {
+            println!("DPDK is left out: {missing}");
+        }
+        let (mut all, mut version) = (Vec::new(), "nothing".to_owned());
+        for rings in self.forms() {
+            let mut ours = sides::Ours::open(rings, self.burst, huge, cpu)?;
+            let mut theirs = peer.as_ref().ok().map(|peer| peer.open(rings, huge, cpu)).transpose()?;
+            if let Some(theirs) = &mut theirs {
+                version = theirs.version()?;
+            }
+            let ms = self.seconds * 1000;
+            let (ours, theirs) = take_turns(
+                self.common.rounds,
+                || ours.run(Duration::from_millis(ms.into())),
+                theirs.as_mut().map(|theirs| || theirs.run(self.burst, ms)),
+            )?;
+            all.push(sides::Sides { rings, ours, theirs });
+        }
+        println!("{}", machine::describe(&version));
+        println!("medians of {} pairs of runs, {} s each, taking turns", self.common.rounds, self.seconds);
+        println!("{}", sides::table(&all));
+        self.write(&serde_json::json!({
+            "machine": machine::describe(&version),
+            "pages": pages,
+            "rounds": self.common.rounds,
+            "seconds": self.seconds,
+            "burst": self.burst,
+            "sides": all.iter().map(sides::Sides::to_json).collect::<Vec<_>>(),
+        }))
+    }
+
+    /// Writes the figures where asked to.
+    fn write(&self, figures: &serde_json::Value) -> Result<()> {
+        let Some(path) = &self.common.json else { return Ok(()) };
+        let text = serde_json::to_string_pretty(figures)?;
+        std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+    }
+
     fn setting(&self) -> Result<Setting> {
         run::sibling("l2fwd")?;
         let topology = Topology::discover();
@@ -246,6 +312,15 @@ impl Options {
             setpriv: programs.find(|program: &PathBuf| program.is_file()),
             last_resort: whole,
         })
+    }
+}
+
+/// Says so when others use the processors: by the load of the last minute (proc_loadavg(5)).
+fn tell_load() {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().and_then(|load| load.parse::<f64>().ok()).unwrap_or(0.0);
+    if load > 0.5 {
+        println!("others use the processors (load {load:.1}): both sides are slower than they could be");
     }
 }
 

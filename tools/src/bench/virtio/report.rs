@@ -41,6 +41,7 @@ impl Row {
                 "median_cycles": { "virtio": cost(runs, 0), "vhost": cost(runs, 1) },
                 "runs": runs.iter().map(|run| run.rate).collect::<Vec<_>>(),
                 "cycles": runs.iter().map(|run| run.cycles).collect::<Vec<_>>(),
+                "shares": runs.iter().map(|run| run.share).collect::<Vec<_>>(),
             })
         };
         let ratios = ratios(&self.ours, &self.theirs);
@@ -212,7 +213,7 @@ mod tests {
 
     #[test]
     fn rows_have_ratios_of_neighbours_and_failures_show() {
-        let figures = |rate| Figures { rate, best: rate + 1.0, cycles: [Some(100.0), None] };
+        let figures = |rate| Figures { rate, best: rate + 1.0, cycles: [Some(100.0), None], share: 1.0 };
         let row = Row {
             name: "a row".into(),
             traffic: Traffic::ToVirtio,

@@ -9,7 +9,7 @@ use super::super::testpmd::PEER;
 /// MiB of memory that each program is given.
 pub(super) const MEMORY_MIB: usize = 256;
 /// Descriptors in each ring.
-const QUEUE_SIZE: u16 = 256;
+pub(super) const QUEUE_SIZE: u16 = 256;
 /// Bursts that go round: half a ring of packets, at the usual 32 in a burst, so that each side finds room for what
 /// it got.
 const FIRST_BURSTS: u16 = 4;
@@ -91,6 +91,22 @@ pub(super) struct Rings {
     pub(super) packed: bool,
     pub(super) mergeable: bool,
     pub(super) in_order: bool,
+}
+
+impl Rings {
+    /// The devargs of a driver that asks for such rings at `socket`, behind its name.
+    pub(super) fn parameters(self, socket: &Path) -> String {
+        let [packed, mergeable, in_order] = [self.packed, self.mergeable, self.in_order].map(u8::from);
+        let socket = socket.display();
+        format!(
+            "path={socket},queues=1,queue_size={QUEUE_SIZE},packed_vq={packed},mrg_rxbuf={mergeable},in_order={in_order}"
+        )
+    }
+}
+
+/// The devargs of the device at `socket`, behind its name.
+pub(super) fn vhost_parameters(socket: &Path) -> String {
+    format!("iface={},queues=1", socket.display())
 }
 
 impl fmt::Display for Rings {
@@ -188,17 +204,9 @@ impl Side<'_> {
 
     fn device(&self) -> String {
         let socket = Self::socket(self.folder);
-        let socket = socket.display();
         match self.role {
-            Role::Vhost => format!("net_vhost0,iface={socket},queues=1"),
-            Role::Virtio => {
-                let Rings { packed, mergeable, in_order } = self.rings;
-                let [packed, mergeable, in_order] = [packed, mergeable, in_order].map(u8::from);
-                format!(
-                    "net_virtio_user0,path={socket},queues=1,queue_size={QUEUE_SIZE},packed_vq={packed},\
-                     mrg_rxbuf={mergeable},in_order={in_order}"
-                )
-            }
+            Role::Vhost => format!("net_vhost0,{}", vhost_parameters(&socket)),
+            Role::Virtio => format!("net_virtio_user0,{}", self.rings.parameters(&socket)),
         }
     }
 
