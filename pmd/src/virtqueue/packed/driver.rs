@@ -97,8 +97,7 @@ impl PackedDriver {
 
     /// Takes back what the device has used in order, where one descriptor may stand for a batch: it is at the batch's first
     /// place, and names the last buffer in it.
-    #[inline]
-    fn reap_in_order(&mut self, most: usize, mut used: impl FnMut(u16, u32)) -> Result<usize, Broken> {
+    fn reap_batches(&mut self, most: usize, mut used: impl FnMut(u16, u32)) -> Result<usize, Broken> {
         let size = self.area.size;
         let mut taken = 0;
         while taken < most && self.free < usize::from(size) {
@@ -245,13 +244,16 @@ impl DriverRing for PackedDriver {
 
     #[inline]
     fn reap(&mut self, most: usize, mut used: impl FnMut(u16, u32)) -> Result<usize, Broken> {
-        if self.in_order {
-            return self.reap_in_order(most, used);
-        }
         let size = self.area.size;
         let mut taken = 0;
         while taken < most && self.free < usize::from(size) {
+            if self.in_order && self.batch.is_some() {
+                return Ok(taken + self.reap_batches(most - taken, used)?);
+            }
             let Some(descriptor) = self.used() else { break };
+            if self.in_order && self.numbers.oldest(size, 0) != descriptor.other {
+                return Ok(taken + self.reap_batches(most - taken, used)?);
+            }
             if !self.free_chain(descriptor.other) {
                 return Err(Broken::Buffer { id: u32::from(descriptor.other), size });
             }

@@ -135,8 +135,8 @@ impl SplitDriver {
 
     /// Takes back what the device has used in order, where one entry may stand for a batch: the one at the first place of
     /// the batch, which names the last buffer in it (2.7.9).
-    #[inline]
-    fn reap_in_order(&mut self, most: usize, mut used: impl FnMut(u16, u32)) -> Result<usize, Broken> {
+    #[cold]
+    fn reap_batches(&mut self, most: usize, mut used: impl FnMut(u16, u32)) -> Result<usize, Broken> {
         let size = self.area.size;
         let mut waiting = self.waiting()?;
         let mut taken = 0;
@@ -309,13 +309,14 @@ impl DriverRing for SplitDriver {
 
     #[inline]
     fn reap(&mut self, most: usize, mut used: impl FnMut(u16, u32)) -> Result<usize, Broken> {
-        if self.in_order {
-            return self.reap_in_order(most, used);
-        }
         let size = self.area.size;
         let waiting = usize::from(self.waiting()?).min(most);
-        for _ in 0..waiting {
+        for taken in 0..waiting {
             let (id, len) = self.used_entry(self.seen);
+            if self.in_order && (u32::from(self.numbers.oldest(size, 0)) != id || self.batch.is_some()) {
+                // One entry for several buffers.
+                return Ok(taken + self.reap_batches(most - taken, used)?);
+            }
             let known = u16::try_from(id).is_ok_and(|id| self.free_chain(id));
             if !known {
                 return Err(Broken::Buffer { id, size });
