@@ -111,7 +111,7 @@ impl Copier {
                 *place = self.memory.guest(head.address, u64::from(head.len));
                 if let Some(place) = place {
                     prefetch(place.as_ptr());
-                    prefetch(place.as_ptr().wrapping_add((head.len as usize).min(128) - 1));
+                    prefetch(place.as_ptr().wrapping_add((head.len as usize).clamp(1, 128) - 1));
                 }
             }
         }

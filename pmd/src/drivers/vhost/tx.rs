@@ -120,7 +120,7 @@ impl Copier {
                 }
                 let Some(found) = self.memory.guest(head.address, len as u64) else { break };
                 prefetch_write(found.as_ptr());
-                prefetch_write(found.as_ptr().wrapping_add(len.min(128) - 1));
+                prefetch_write(found.as_ptr().wrapping_add(len.clamp(1, 128) - 1));
                 *place = Some(found);
                 run += 1;
             }
