@@ -12,6 +12,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser};
 use wirerate_eal::{Eal, EalOptions, StopToken, logging, one_line};
 use wirerate_pmd::Port;
+use wirerate_pmd::packet::Offload;
 use wirerate_pmd::port::Opened;
 
 /// Prints a line on standard output, like `println!`, but goes on when nobody reads it: `l2fwd | head` is no
@@ -118,6 +119,47 @@ pub fn hex_mask(text: &str) -> Result<u64> {
     Ok(mask)
 }
 
+/// DPDK's bits of receive offloads that are known here; others are for single devices, or always so.
+const RX_BITS: [(u64, Offload); 4] = [
+    (0x1, Offload::RX_VLAN_STRIPPED),
+    (0x4, Offload::TX_UDP_CHECKSUM),
+    (0x8, Offload::TX_TCP_CHECKSUM),
+    (0x10, Offload::TX_TCP_SEGMENTATION),
+];
+
+/// DPDK's bits of transmit offloads that are known here.
+const TX_BITS: [(u64, Offload); 5] = [
+    (0x1, Offload::TX_VLAN_INSERT),
+    (0x2, Offload::TX_IP_CHECKSUM),
+    (0x4, Offload::TX_UDP_CHECKSUM),
+    (0x8, Offload::TX_TCP_CHECKSUM),
+    (0x20, Offload::TX_TCP_SEGMENTATION),
+];
+
+/// Reads DPDK's bits of receive offloads (`RTE_ETH_RX_OFFLOAD_*`). Those that are not known here have no effect.
+///
+/// # Errors
+/// When it is no hexadecimal number.
+pub fn rx_offloads(text: &str) -> Result<Offload> {
+    offloads(text, &RX_BITS)
+}
+
+/// Reads DPDK's bits of transmit offloads (`RTE_ETH_TX_OFFLOAD_*`). Those that are not known here have no effect: packets
+/// of several segments, for instance, can always be sent.
+///
+/// # Errors
+/// When it is no hexadecimal number.
+pub fn tx_offloads(text: &str) -> Result<Offload> {
+    offloads(text, &TX_BITS)
+}
+
+fn offloads(text: &str, known: &[(u64, Offload)]) -> Result<Offload> {
+    let digits = text.trim_start_matches("0x").trim_start_matches("0X");
+    let mask = u64::from_str_radix(digits, 16).context("expected a hexadecimal mask, for instance 0xc")?;
+    let flags = known.iter().filter(|(bit, _)| mask & bit != 0).map(|(_, flag)| *flag);
+    Ok(flags.collect())
+}
+
 /// Ports that forward to each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pairs(Vec<(u16, u16)>);
@@ -194,6 +236,17 @@ mod tests {
         assert_eq!(hex_mask("3").unwrap(), 3);
         assert_eq!(hex_mask("0xfF").unwrap(), 255);
         assert!(["", "0", "g", "-1", "11111111111111111"].iter().all(|text| hex_mask(text).is_err()));
+    }
+
+    #[test]
+    fn offloads_are_read_by_the_bits_of_dpdk() {
+        assert_eq!(
+            tx_offloads("0x802c").unwrap(),
+            Offload::TX_ALL - Offload::TX_VLAN_INSERT - Offload::TX_IP_CHECKSUM
+        );
+        assert_eq!(rx_offloads("1D").unwrap(), Offload::RX_LIBERTIES);
+        assert_eq!(rx_offloads("0").unwrap(), Offload::empty());
+        assert!(rx_offloads("tcp").is_err());
     }
 
     #[test]

@@ -70,6 +70,14 @@ struct Options {
     /// Bytes in an mbuf, with 128 of headroom
     #[arg(long, value_name = "BYTES", default_value_t = 2176, value_parser = clap::value_parser!(u16).range(129..))]
     mbuf_size: u16,
+    /// Liberties that ports may take with received packets, by DPDK's bits: 0x1 VLAN tags taken out, 0x4 UDP and 0x8 TCP
+    /// checksums left to be filled in (both or none), 0x10 large TCP packets
+    #[arg(long, value_name = "0xMASK", default_value = "0", value_parser = program::rx_offloads)]
+    rx_offloads: Offload,
+    /// What sending may leave to the device, by DPDK's bits: 0x1 VLAN tags, 0x2 IPv4, 0x4 UDP and 0x8 TCP checksums, 0x20
+    /// TCP segmentation; the rest is done in software where a packet asks for it
+    #[arg(long, value_name = "0xMASK", default_value = "0", value_parser = program::tx_offloads)]
+    tx_offloads: Offload,
     /// Report the cycles that a packet costs
     #[arg(long)]
     record_core_cycles: bool,
@@ -158,7 +166,8 @@ fn testpmd(eal: &Eal, options: &Options) -> Result<()> {
             .rx_queues(options.rxq)
             .tx_queues(options.txq)
             .descriptors(options.rxd, options.txd)
-            .rx_offloads(Offload::RX_LIBERTIES);
+            .rx_offloads(options.rx_offloads)
+            .tx_offloads(options.tx_offloads);
         let (port, Queues { rx, tx }) = port.configure(&config)?.start()?;
         say!("Port {}: {}, MAC {}, link {}", port.id(), port.name(), port.mac(), port.link());
         queues.push(Ends {

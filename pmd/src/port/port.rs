@@ -36,6 +36,9 @@ pub struct PortConfig {
     /// The liberties that the device may take with received packets, of [`Offload::RX_LIBERTIES`]; none, unless the
     /// application says that it understands such packets. Without, packets are whole, as on a wire.
     pub rx_offloads: Offload,
+    /// What the queues may leave to the device while sending, of [`Offload::TX_ALL`]; all that it does, unless the
+    /// application says otherwise. Software does what is asked of a packet and not left to the device.
+    pub tx_offloads: Offload,
 }
 
 impl PortConfig {
@@ -60,6 +63,7 @@ impl PortConfig {
             promiscuous: true,
             mtu: None,
             rx_offloads: Offload::empty(),
+            tx_offloads: Offload::TX_ALL,
         }
     }
 
@@ -108,6 +112,14 @@ impl PortConfig {
     #[must_use]
     pub fn rx_offloads(mut self, flags: Offload) -> Self {
         self.rx_offloads = flags;
+        self
+    }
+
+    /// Sets what the queues may leave to the device while sending, of [`Offload::TX_ALL`]; all by default. A device of
+    /// another program may take longer for each packet, asked or not, once it has agreed to do something with some.
+    #[must_use]
+    pub fn tx_offloads(mut self, flags: Offload) -> Self {
+        self.tx_offloads = flags;
         self
     }
 }

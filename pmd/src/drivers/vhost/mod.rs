@@ -52,11 +52,15 @@ const OFFERED: Features = Features::VERSION_1
     // The control queue is the front end's: QEMU and virtio-user serve it themselves, where the back end knows of it.
     .union(Features::CTRL_VQ)
     .union(Features::CTRL_RX)
-    .union(Features::CTRL_MAC_ADDR)
-    .union(Features::GUEST_CSUM);
+    .union(Features::CTRL_MAC_ADDR);
 
-/// The large packets that a driver is offered to receive.
-const LARGE: Features = Features::GUEST_TSO4.union(Features::GUEST_TSO6).union(Features::GUEST_ECN);
+/// What lets large packets pass.
+const LARGE: Features = Features::GUEST_TSO4
+    .union(Features::GUEST_TSO6)
+    .union(Features::GUEST_ECN)
+    .union(Features::HOST_TSO4)
+    .union(Features::HOST_TSO6)
+    .union(Features::HOST_ECN);
 
 /// How the port finds its front end.
 #[derive(Debug)]
@@ -151,11 +155,11 @@ impl Vhost {
     }
 
     fn offered(&self, config: &PortConfig) -> Features {
-        let mut offered = OFFERED | net_offload::host_features(config.rx_offloads);
-        if self.tso {
-            offered |= LARGE;
-        } else {
-            offered -= Features::HOST_TSO4 | Features::HOST_TSO6 | Features::HOST_ECN;
+        let mut offered = OFFERED
+            | net_offload::host_features(config.rx_offloads)
+            | net_offload::guest_features(config.tx_offloads);
+        if !self.tso {
+            offered -= LARGE;
         }
         offered
     }
@@ -169,7 +173,7 @@ impl Device for Vhost {
             | Offload::TX_TCP_CHECKSUM
             | Offload::TX_UDP_CHECKSUM
             | Offload::TX_TCP_SEGMENTATION;
-        info.tx_offloads = net_offload::to_driver(OFFERED | LARGE);
+        info.tx_offloads = net_offload::to_driver(Features::TO_DRIVER_OFFLOADS);
         info
     }
 

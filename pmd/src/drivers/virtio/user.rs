@@ -102,7 +102,7 @@ impl Default for Options {
 }
 
 impl Options {
-    fn wanted(&self, liberties: Offload) -> Features {
+    fn wanted(&self, config: &PortConfig) -> Features {
         let mut wanted = Features::VERSION_1
             | Features::ANY_LAYOUT
             | Features::INDIRECT
@@ -111,8 +111,8 @@ impl Options {
             | Features::MTU
             | Features::MQ
             | Features::CTRL_VQ
-            | Features::TO_DEVICE_OFFLOADS
-            | net_offload::guest_features(liberties);
+            | net_offload::host_features(config.tx_offloads)
+            | net_offload::guest_features(config.rx_offloads);
         wanted.set(Features::MRG_RXBUF, self.mergeable);
         wanted.set(Features::IN_ORDER, self.in_order);
         wanted.set(Features::RING_PACKED, self.packed);
@@ -215,7 +215,7 @@ pub fn open(eal: &Eal, mut args: DevArgs) -> Result<Box<dyn Device>, PortError> 
         return Err(args.bad("queue_size", &options.queue_size.to_string(), &problem));
     }
     let name = args.finish()?;
-    VirtioUser::new(eal, name, Place::Path { path, server }, options)
+    VirtioUser::boxed(eal, name, Place::Path { path, server }, options)
 }
 
 /// The driver of a device at the other end of `stream`, for one session.
@@ -228,11 +228,11 @@ pub fn with_stream(
     stream: UnixStream,
     options: Options,
 ) -> Result<Box<dyn Device>, PortError> {
-    VirtioUser::new(eal, name.to_owned(), Place::Stream(Some(stream)), options)
+    VirtioUser::boxed(eal, name.to_owned(), Place::Stream(Some(stream)), options)
 }
 
 impl VirtioUser {
-    fn new(eal: &Eal, name: String, place: Place, options: Options) -> Result<Box<dyn Device>, PortError> {
+    fn boxed(eal: &Eal, name: String, place: Place, options: Options) -> Result<Box<dyn Device>, PortError> {
         let configuration = |problem: String| PortError::Configuration { device: name.clone(), problem };
         let memory = RingMemory::reserve(eal, &name, options.queues * 2, options.queue_size)
             .map_err(|error| configuration(error.to_string()))?;
@@ -326,7 +326,7 @@ impl Device for VirtioUser {
         let session = Session {
             name: self.name.clone(),
             options: self.options.clone(),
-            liberties: config.rx_offloads,
+            wanted: self.options.wanted(&config),
             receives: config.rx_queues,
             sends: config.tx_queues,
             pool,
@@ -408,7 +408,7 @@ impl Device for VirtioUser {
 struct Session {
     name: String,
     options: Options,
-    liberties: Offload,
+    wanted: Features,
     receives: u16,
     sends: u16,
     pool: MbufPool,
@@ -445,7 +445,7 @@ impl Session {
     }
 
     fn serve(&self, stream: UnixStream, wake: &Wake) -> Result<Waited, VhostUserError> {
-        let wanted = self.options.wanted(self.liberties);
+        let wanted = self.wanted;
         // A device that does not answer does not keep the port from stopping.
         let connection = Connection::new(stream).with_wake(wake);
         let mut front = FrontEnd::negotiate(connection, wanted.bits(), ProtocolFeatures::all())?;
