@@ -35,11 +35,14 @@ struct Side {
     waiting: Burst,
 }
 
+/// Ports that are not set up yet.
+type Ports = Vec<Port<Opened>>;
+
 /// `count` ports, and the far sides of them.
 ///
 /// # Errors
 /// When the system gives no sockets, or no memory for rings.
-pub fn ports(eal: &Eal, count: u16) -> Result<(Vec<Port<Opened>>, Vec<Port<Opened>>)> {
+pub fn ports(eal: &Eal, count: u16) -> Result<(Ports, Ports)> {
     let (mut near, mut far) = (Vec::new(), Vec::new());
     for id in 0..count {
         let (here, there) = UnixStream::pair().context("making a pair of sockets")?;
