@@ -1,4 +1,5 @@
 //! `net_virtio_user` and `net_vhost` against each other, in one process.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};

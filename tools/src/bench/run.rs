@@ -166,7 +166,7 @@ pub(super) fn sibling(name: &str) -> Result<PathBuf> {
     bail!("{} is not there; build it with: cargo build --release --bin {name}", path.display())
 }
 
-/// Time in user mode and in the kernel, in a line of /proc/<pid>/stat.
+/// Time in user mode and in the kernel, in a line of a process's `stat` file.
 fn cpu_time(stat: &str, ticks_per_second: u64) -> Option<Duration> {
     // The name of the program, in brackets, may have anything in it.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
