@@ -59,7 +59,7 @@ impl Kernel {
         Self::in_folder(&newest.1)
     }
 
-    /// Downloads the kernel that Debian's [`META`] package depends on now, unless the cache has it.
+    /// Downloads the kernel that Debian's `linux-image-amd64` package depends on now, unless the cache has it.
     ///
     /// Two that do so at once download it once. It takes apt, with its lists up to date, and needs no root.
     ///
