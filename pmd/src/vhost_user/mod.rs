@@ -13,6 +13,7 @@
 //! | [`backend`] | the back end: one session, and the device that it serves |
 //! | [`frontend`] | the front end: one session |
 //! | `lane` | a queue that lives on while its ring comes and goes |
+//! | `port` | what the ports at both ends have in common |
 //! | [`endpoint`] | where peers come from, and the thread that serves them |
 //! | [`error`] | what can go wrong |
 
@@ -25,6 +26,7 @@ pub mod frontend;
 pub(crate) mod lane;
 pub mod message;
 pub mod payload;
+pub(crate) mod port;
 pub mod wake;
 
 pub use backend::{BackChannel, BackEnd, Device, Ended, RingSetup};

@@ -16,7 +16,7 @@ mod rx;
 mod tests;
 mod tx;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -27,17 +27,11 @@ use wirerate_eal::Eal;
 use self::rx::DeviceRx;
 use self::tx::DeviceTx;
 use crate::net::MacAddress;
-use crate::packet::{Burst, MbufPool, Offload};
-use crate::port::{
-    Counters, DevArgs, Device, DeviceInfo, DeviceQueues, DeviceStats, DropReason, Link, PortConfig,
-    PortError, RxDriver, TxDriver,
-};
-use crate::vhost_user::lane::Lane;
-use crate::vhost_user::{self, BackEnd, ControlThread, Ended, Endpoint, RingSetup};
+use crate::packet::{MbufPool, Offload};
+use crate::port::{DevArgs, Device, DeviceInfo, DeviceQueues, DeviceStats, Link, PortConfig, PortError};
+use crate::vhost_user::port::{Lanes, MAX_PAIRS, Place, take_pairs};
+use crate::vhost_user::{self, BackEnd, ControlThread, Ended, RingSetup};
 use crate::virtqueue::{AnyDeviceRing, Features, Format, RingArea, Ringer, net_offload};
-
-/// The most pairs of queues: requests of vhost-user name 256 rings.
-const MAX_PAIRS: u16 = 128;
 
 /// What any driver is offered.
 const OFFERED: Features = Features::VERSION_1
@@ -62,17 +56,6 @@ const LARGE: Features = Features::GUEST_TSO4
     .union(Features::HOST_TSO6)
     .union(Features::HOST_ECN);
 
-/// How the port finds its front end.
-#[derive(Debug)]
-enum Place {
-    Path {
-        path: PathBuf,
-        client: bool,
-    },
-    /// One stream, for one session.
-    Stream(Option<UnixStream>),
-}
-
 #[derive(Debug)]
 struct Vhost {
     name: String,
@@ -88,30 +71,24 @@ struct Vhost {
 /// What the control thread, the queues and the port share.
 #[derive(Debug, Default)]
 struct State {
-    lanes: Mutex<Lanes>,
+    lanes: Mutex<VhostLanes>,
     /// `Offload` bits that the driver takes.
-    can: AtomicU32,
+    can: Arc<AtomicU32>,
     features: AtomicU64,
     sessions: AtomicU64,
     failures: AtomicU64,
 }
 
-/// The lanes of a started port, a pair for each pair of rings.
-#[derive(Debug, Default, Clone)]
-struct Lanes {
-    rx: Vec<Arc<Lane<DeviceRx>>>,
-    tx: Vec<Arc<Lane<DeviceTx>>>,
-}
+/// The lanes of a started port.
+type VhostLanes = Lanes<DeviceRx, DeviceTx>;
 
 impl State {
-    fn lanes(&self) -> Lanes {
+    fn lanes(&self) -> VhostLanes {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn broken(&self) -> u64 {
-        let lanes = self.lanes();
-        let rx: u64 = lanes.rx.iter().map(|lane| lane.broken()).sum();
-        rx + lanes.tx.iter().map(|lane| lane.broken()).sum::<u64>()
+    fn set_lanes(&self, lanes: VhostLanes) {
+        *self.lanes.lock().unwrap_or_else(PoisonError::into_inner) = lanes;
     }
 }
 
@@ -120,17 +97,13 @@ impl State {
 /// # Errors
 /// [`PortError`] when a parameter is unknown, missing or out of range.
 pub fn open(_eal: &Eal, mut args: DevArgs) -> Result<Box<dyn Device>, PortError> {
-    const QUEUES: &str = "pairs of queues, 1 to 128";
     let purpose = "the path of the socket by which the front end comes";
     let path = args.take::<PathBuf>("iface", "a path")?.ok_or_else(|| args.missing("iface", purpose))?;
-    let pairs = args.take::<u16>("queues", QUEUES)?.unwrap_or(1);
-    if !(1..=MAX_PAIRS).contains(&pairs) {
-        return Err(args.bad("queues", &pairs.to_string(), &format!("expected {QUEUES}")));
-    }
-    let client = args.take_flag("client")?;
+    let pairs = take_pairs(&mut args)?;
+    let server = !args.take_flag("client")?;
     let tso = args.take::<u8>("tso", "0 or 1")?.unwrap_or(1) != 0;
     let name = args.finish()?;
-    Ok(Box::new(Vhost::new(name, Place::Path { path, client }, pairs, tso)))
+    Ok(Box::new(Vhost::new(name, Place::Path { path, server }, pairs, tso)))
 }
 
 /// A device whose front end is at the other end of `stream`, for one session.
@@ -187,38 +160,16 @@ impl Device for Vhost {
             let problem = "it was not configured".to_owned();
             return Err(PortError::Configuration { device: self.name.clone(), problem });
         };
-        let lane_error = |source| PortError::system(&self.name, "making the descriptors of a queue", source);
-        let mut lanes = Lanes::default();
-        for index in 0..self.pairs {
-            lanes.rx.push(Lane::new(format!("{} rx {index}", self.name)).map_err(lane_error)?);
-            lanes.tx.push(Lane::new(format!("{} tx {index}", self.name)).map_err(lane_error)?);
-        }
-        let mut queues = DeviceQueues { rx: Vec::new(), tx: Vec::new() };
-        if let Some(pool) = &config.pool {
-            for lane in lanes.rx.iter().take(config.rx_queues.into()) {
-                queues.rx.push(Box::new(VhostRx { lane: Arc::clone(lane), pool: pool.clone() }));
-            }
-        }
-        for lane in lanes.tx.iter().take(config.tx_queues.into()) {
-            queues.tx.push(Box::new(VhostTx { lane: Arc::clone(lane), state: Arc::clone(&self.state) }));
-        }
-        *self.state.lanes.lock().unwrap_or_else(PoisonError::into_inner) = lanes.clone();
-        let endpoint = match &mut self.place {
-            Place::Path { path, client: true } => Endpoint::Client(path.clone()),
-            Place::Path { path, client: false } => Endpoint::Server(path.clone()),
-            Place::Stream(stream) => match stream.take() {
-                Some(stream) => Endpoint::Stream(stream),
-                None => {
-                    let problem = "its stream was used by the session before".to_owned();
-                    return Err(PortError::Configuration { device: self.name.clone(), problem });
-                }
-            },
-        };
+        let lanes = VhostLanes::new(&self.name, self.pairs)?;
+        let queues = lanes.queues(config.rx_queues, config.tx_queues, &self.state.can);
+        let endpoint = self.place.endpoint(&self.name)?;
+        self.state.set_lanes(lanes.clone());
         let mut backing = Backing {
             name: self.name.clone(),
             offered: self.offered(&config),
             kicks: Kicks::new(self.pairs),
             lanes,
+            pool: config.pool,
             state: Arc::clone(&self.state),
         };
         let control = ControlThread::spawn(&self.name, endpoint, move |stream, wake| {
@@ -233,7 +184,7 @@ impl Device for Vhost {
 
     fn stop(&mut self) -> Result<(), PortError> {
         self.control = None;
-        *self.state.lanes.lock().unwrap_or_else(PoisonError::into_inner) = Lanes::default();
+        self.state.set_lanes(Lanes::default());
         Ok(())
     }
 
@@ -263,7 +214,7 @@ impl Device for Vhost {
         let extended = vec![
             ("vhost_sessions".to_owned(), state.sessions.load(Ordering::Relaxed)),
             ("vhost_session_failures".to_owned(), state.failures.load(Ordering::Relaxed)),
-            ("vhost_broken_rings".to_owned(), state.broken()),
+            ("vhost_broken_rings".to_owned(), state.lanes().broken()),
             ("vhost_features".to_owned(), state.features.load(Ordering::Relaxed)),
         ];
         DeviceStats { missed: 0, extended }
@@ -275,7 +226,9 @@ impl Device for Vhost {
 struct Backing {
     name: String,
     offered: Features,
-    lanes: Lanes,
+    lanes: VhostLanes,
+    /// Where packets are received into; none when the port only sends.
+    pool: Option<MbufPool>,
     kicks: Kicks,
     state: Arc<State>,
 }
@@ -375,7 +328,7 @@ impl vhost_user::Device for Backing {
         match Self::pair(index) {
             (pair, true) => {
                 let lane = self.lanes.rx.get(pair).ok_or("there is no such queue")?;
-                lane.install(DeviceRx::new(at, features, ring.memory, call));
+                lane.install(DeviceRx::new(at, features, ring.memory, call, self.pool.clone()));
             }
             (pair, false) => {
                 let lane = self.lanes.tx.get(pair).ok_or("there is no such queue")?;
@@ -431,55 +384,5 @@ impl vhost_user::Device for Backing {
 
     fn disconnected(&mut self) {
         self.state.can.store(0, Ordering::Relaxed);
-    }
-}
-
-/// A receive queue.
-#[derive(Debug)]
-struct VhostRx {
-    lane: Arc<Lane<DeviceRx>>,
-    pool: MbufPool,
-}
-
-impl RxDriver for VhostRx {
-    #[inline]
-    fn rx_burst(&mut self, burst: &mut Burst, counters: &Counters) {
-        let pool = &self.pool;
-        self.lane.work(|rx| ((), rx.receive(burst, pool, counters)));
-    }
-
-    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.lane.wait_fd())
-    }
-
-    fn arm_wait(&mut self) -> bool {
-        self.lane.with(|rx| rx.is_some_and(|rx| rx.ring().arm()))
-    }
-
-    fn disarm_wait(&mut self) {
-        self.lane.with(|rx| rx.into_iter().for_each(|rx| rx.ring().disarm()));
-        self.lane.bell().quiet();
-    }
-}
-
-/// A transmit queue.
-#[derive(Debug)]
-struct VhostTx {
-    lane: Arc<Lane<DeviceTx>>,
-    state: Arc<State>,
-}
-
-impl TxDriver for VhostTx {
-    #[inline]
-    fn tx_burst(&mut self, burst: &mut Burst, counters: &Counters) {
-        let sent = self.lane.work(|tx| ((), tx.send(burst, counters)));
-        if sent.is_none() && !self.lane.is_working() {
-            counters.dropped(DropReason::TxLinkDown, burst.len() as u64);
-            burst.free();
-        }
-    }
-
-    fn offloads(&self) -> Offload {
-        Offload::from_bits_truncate(self.state.can.load(Ordering::Relaxed))
     }
 }

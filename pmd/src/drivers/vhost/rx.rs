@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::packet::{Blank, Blanks, Burst, HEADROOM, MAX_BURST, MbufPool};
 use crate::port::{Counters, DropReason};
+use crate::vhost_user::port::Receive;
 use crate::virtqueue::copy::copy;
 use crate::virtqueue::layout::{INDIRECT, WRITE, prefetch};
 use crate::virtqueue::net_header::{self, NetHeader};
@@ -21,6 +22,8 @@ pub(crate) struct DeviceRx {
     ring: AnyDeviceRing,
     copier: Copier,
     call: Option<Ringer>,
+    /// Where packets are put; without one none are taken.
+    pool: Option<MbufPool>,
 }
 
 /// What the queue needs beside the ring.
@@ -40,12 +43,13 @@ struct Copier {
 unsafe impl Send for Copier {}
 
 impl DeviceRx {
-    /// Receives by `ring` out of `memory`, and tells the driver by `call` if it wants to be told.
+    /// Receives into `pool` by `ring` out of `memory`, and tells the driver by `call` if it wants to be told.
     pub(crate) fn new(
         ring: AnyDeviceRing,
         features: Features,
         memory: Arc<SharedMemory>,
         call: Option<Ringer>,
+        pool: Option<MbufPool>,
     ) -> Self {
         let copier = Copier {
             memory,
@@ -56,25 +60,7 @@ impl DeviceRx {
             blanks: Blanks::new(),
             chain: Box::new(Chain::new()),
         };
-        Self { ring, copier, call }
-    }
-
-    /// Adds to `burst` what the driver has sent.
-    #[inline]
-    pub(crate) fn receive(
-        &mut self,
-        burst: &mut Burst,
-        pool: &MbufPool,
-        counters: &Counters,
-    ) -> Result<(), Broken> {
-        let (call, result) = match &mut self.ring {
-            AnyDeviceRing::Split(ring) => self.copier.receive(ring, burst, pool, counters),
-            AnyDeviceRing::Packed(ring) => self.copier.receive(ring, burst, pool, counters),
-        };
-        if let (true, Some(call)) = (call, &self.call) {
-            call.ring();
-        }
-        result
+        Self { ring, copier, call, pool }
     }
 
     /// The ring.
@@ -85,6 +71,29 @@ impl DeviceRx {
     /// Changes what the driver is told by.
     pub(crate) fn set_call(&mut self, call: Option<Ringer>) {
         self.call = call;
+    }
+}
+
+impl Receive for DeviceRx {
+    #[inline]
+    fn receive(&mut self, burst: &mut Burst, counters: &Counters) -> Result<(), Broken> {
+        let Some(pool) = &self.pool else { return Ok(()) };
+        let (call, result) = match &mut self.ring {
+            AnyDeviceRing::Split(ring) => self.copier.receive(ring, burst, pool, counters),
+            AnyDeviceRing::Packed(ring) => self.copier.receive(ring, burst, pool, counters),
+        };
+        if let (true, Some(call)) = (call, &self.call) {
+            call.ring();
+        }
+        result
+    }
+
+    fn arm(&mut self) -> bool {
+        self.ring.arm()
+    }
+
+    fn disarm(&mut self) {
+        self.ring.disarm();
     }
 }
 

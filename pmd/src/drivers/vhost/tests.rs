@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::rx::DeviceRx;
 use crate::port::{Counters, DropReason};
+use crate::vhost_user::port::Receive;
 use crate::virtqueue::layout::{AVAIL, INDIRECT, NEXT, WRITE};
 use crate::virtqueue::shared_memory::{SharedMemory, SharedRegion};
 use crate::virtqueue::{AnyDeviceRing, Features, Format, RingArea};
@@ -44,10 +45,10 @@ fn receive(
     }
     let features = Features::VERSION_1 | Features::RING_PACKED | Features::INDIRECT;
     let ring = AnyDeviceRing::new(area, features, 0x8000_8000);
-    let mut queue = DeviceRx::new(ring, features, memory, None);
     let pool = MbufPool::on_heap(&MbufPoolConfig::new("vhost", 64)).unwrap();
+    let mut queue = DeviceRx::new(ring, features, memory, None, Some(pool));
     let (mut burst, counters) = (Burst::new(4), Counters::new());
-    queue.receive(&mut burst, &pool, &counters).unwrap();
+    queue.receive(&mut burst, &counters).unwrap();
     let bytes =
         burst.drain().flat_map(|packet| packet.segments().flatten().copied().collect::<Vec<_>>()).collect();
     (bytes, counters.drops(DropReason::RxMalformed))

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::packet::{Burst, MAX_BURST, Mbuf, Offload};
 use crate::port::{Counters, DropReason};
+use crate::vhost_user::port::Transmit;
 use crate::virtqueue::copy::copy;
 use crate::virtqueue::layout::{INDIRECT, WRITE, prefetch_write};
 use crate::virtqueue::net_header::{self, NetHeader};
@@ -66,19 +67,6 @@ impl DeviceTx {
         Self { ring, copier, call }
     }
 
-    /// Takes packets off the front of `burst`, as many as the driver has buffers for.
-    #[inline]
-    pub(crate) fn send(&mut self, burst: &mut Burst, counters: &Counters) -> Result<(), Broken> {
-        let (call, result) = match &mut self.ring {
-            AnyDeviceRing::Split(ring) => self.copier.send(ring, burst, counters),
-            AnyDeviceRing::Packed(ring) => self.copier.send(ring, burst, counters),
-        };
-        if let (true, Some(call)) = (call, &self.call) {
-            call.ring();
-        }
-        result
-    }
-
     /// The ring.
     pub(crate) fn ring(&mut self) -> &mut AnyDeviceRing {
         &mut self.ring
@@ -87,6 +75,20 @@ impl DeviceTx {
     /// Changes what the driver is told by.
     pub(crate) fn set_call(&mut self, call: Option<Ringer>) {
         self.call = call;
+    }
+}
+
+impl Transmit for DeviceTx {
+    #[inline]
+    fn send(&mut self, burst: &mut Burst, counters: &Counters) -> Result<(), Broken> {
+        let (call, result) = match &mut self.ring {
+            AnyDeviceRing::Split(ring) => self.copier.send(ring, burst, counters),
+            AnyDeviceRing::Packed(ring) => self.copier.send(ring, burst, counters),
+        };
+        if let (true, Some(call)) = (call, &self.call) {
+            call.ring();
+        }
+        result
     }
 }
 

@@ -5,6 +5,7 @@ use arrayvec::ArrayVec;
 use super::reach::Reach;
 use crate::packet::{Blank, Blanks, Burst, Filler, HEADROOM, MAX_BURST, Mbuf, MbufPool};
 use crate::port::{Counters, DropReason};
+use crate::vhost_user::port::Receive;
 use crate::virtqueue::layout::prefetch;
 use crate::virtqueue::net_header::{self, NetHeader};
 use crate::virtqueue::{AnyDriverRing, Broken, Buffer, Direction, DriverRing, Features, Ringer, net_offload};
@@ -106,24 +107,6 @@ impl DriverRx {
         }
     }
 
-    /// Adds received packets to `burst`.
-    #[inline]
-    pub(crate) fn receive(&mut self, burst: &mut Burst, counters: &Counters) -> Result<(), Broken> {
-        let most = burst.room();
-        let mut used = ArrayVec::<Used, MAX_BURST>::new_const();
-        let result = match &mut self.ring {
-            AnyDriverRing::Split(ring) => self.posts.reap(ring, most, &mut used),
-            AnyDriverRing::Packed(ring) => self.posts.reap(ring, most, &mut used),
-        };
-        if used.is_empty() {
-            return result;
-        }
-        self.take(&mut used, burst, counters);
-        let most = usize::from(self.ring.size());
-        self.refill(REFILL.min(most.div_ceil(2)));
-        result
-    }
-
     /// Makes packets of used buffers.
     #[inline(always)]
     fn take(&mut self, used: &mut ArrayVec<Used, MAX_BURST>, burst: &mut Burst, counters: &Counters) {
@@ -216,14 +199,31 @@ impl DriverRx {
             drop(packet);
         }
     }
+}
 
-    /// Asks for notifications, and says whether packets wait already.
-    pub(crate) fn arm(&mut self) -> bool {
+impl Receive for DriverRx {
+    #[inline]
+    fn receive(&mut self, burst: &mut Burst, counters: &Counters) -> Result<(), Broken> {
+        let most = burst.room();
+        let mut used = ArrayVec::<Used, MAX_BURST>::new_const();
+        let result = match &mut self.ring {
+            AnyDriverRing::Split(ring) => self.posts.reap(ring, most, &mut used),
+            AnyDriverRing::Packed(ring) => self.posts.reap(ring, most, &mut used),
+        };
+        if used.is_empty() {
+            return result;
+        }
+        self.take(&mut used, burst, counters);
+        let most = usize::from(self.ring.size());
+        self.refill(REFILL.min(most.div_ceil(2)));
+        result
+    }
+
+    fn arm(&mut self) -> bool {
         self.ring.arm()
     }
 
-    /// Takes that back.
-    pub(crate) fn disarm(&mut self) {
+    fn disarm(&mut self) {
         self.ring.disarm();
     }
 }

@@ -10,6 +10,7 @@ use wirerate_mempool::{Memory, RawHandle};
 use super::reach::Reach;
 use crate::packet::{Burst, MAX_BURST, Mbuf, MbufPool, Offload, Parked};
 use crate::port::{Counters, DropReason};
+use crate::vhost_user::port::Transmit;
 use crate::virtqueue::net_header::{self, NetHeader};
 use crate::virtqueue::{
     AnyDriverRing, Broken, Buffer, Direction, DriverRing, Features, Ringer, Table, net_offload,
@@ -121,9 +122,15 @@ impl DriverTx {
         Self { ring, lent, kick }
     }
 
-    /// Takes packets off the front of `burst`, as many as there is room for.
+    /// Packets that were copied because the device did not reach them.
+    pub(crate) fn copied(&self) -> u64 {
+        self.lent.copied
+    }
+}
+
+impl Transmit for DriverTx {
     #[inline]
-    pub(crate) fn send(&mut self, burst: &mut Burst, counters: &Counters) -> Result<(), Broken> {
+    fn send(&mut self, burst: &mut Burst, counters: &Counters) -> Result<(), Broken> {
         let (kick, result) = match &mut self.ring {
             AnyDriverRing::Split(ring) => self.lent.send(ring, burst, counters),
             AnyDriverRing::Packed(ring) => self.lent.send(ring, burst, counters),
@@ -132,11 +139,6 @@ impl DriverTx {
             self.kick.ring();
         }
         result
-    }
-
-    /// Packets that were copied because the device did not reach them.
-    pub(crate) fn copied(&self) -> u64 {
-        self.lent.copied
     }
 }
 
