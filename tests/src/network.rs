@@ -147,7 +147,9 @@ impl Network {
         let finished = program::run(client, limit)?;
         finished.expect_code(0)?;
         server.wait(limit)?.expect_code(0)?;
-        iperf3_rate(&finished.stdout)
+        let report: serde_json::Value = serde_json::from_str(&finished.stdout).context("iperf3's report")?;
+        let rate = report["end"]["sum_received"]["bits_per_second"].as_f64();
+        rate.with_context(|| format!("iperf3 reports no rate:\n{}", finished.stdout))
     }
 
     /// Sends a file of `bytes` random bytes from left to right by TCP, and checks that what arrives has the
@@ -158,11 +160,4 @@ impl Network {
     pub fn send_file(&self, bytes: u64) -> Result<()> {
         transfer::between(&self.left, &self.right, (RIGHT, TCP_PORT), bytes)
     }
-}
-
-/// Bits a second that arrived, by what `iperf3 --json` prints.
-pub(crate) fn iperf3_rate(printed: &str) -> Result<f64> {
-    let report: serde_json::Value = serde_json::from_str(printed).context("iperf3's report")?;
-    let rate = report["end"]["sum_received"]["bits_per_second"].as_f64();
-    rate.with_context(|| format!("iperf3 reports no rate:\n{printed}"))
 }

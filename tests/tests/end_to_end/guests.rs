@@ -32,6 +32,8 @@ const NEEDS_DPDK: &[Need] =
 const END: Duration = Duration::from_secs(30);
 /// Time for traffic to flow again after one side has ended and started: QEMU looks once a second.
 const AGAIN: Duration = Duration::from_secs(60);
+/// MiB of a transfer.
+const MIB: u32 = 20;
 /// Time for a transfer of a few seconds.
 const TRANSFER: Duration = Duration::from_secs(120);
 /// A forwarder that nobody stops ends by itself.
@@ -177,7 +179,7 @@ impl<'a> Pair<'a> {
         }
         self.left.ping(RIGHT_V6, 10, 1400)?;
         for reverse in [false, true] {
-            check_rate(self.left.iperf3(RIGHT, 1, reverse)?)?;
+            self.left.iperf3_tcp(RIGHT, MIB, reverse)?;
         }
         Ok(())
     }
@@ -194,12 +196,6 @@ fn start(forward: Forward<'_>, place: &Namespace, devices: &[String; 2]) -> Resu
 
 fn set_up_left(guest: &mut Guest) -> Result<()> {
     guest.addresses(&[&format!("{LEFT}/24"), &format!("{LEFT_V6}/64")])
-}
-
-fn check_rate(rate: f64) -> Result<()> {
-    // One that crawls is broken, too: QEMU's processors are slow, and still this is a hundredth of what is usual.
-    ensure!(rate > 1e6, "{rate} bits a second");
-    Ok(())
 }
 
 fn check_l2fwd(finished: &Finished) -> Result<()> {
@@ -223,7 +219,7 @@ fn offloads(pair: &mut Pair<'_>) -> Result<()> {
     pair.talk()?;
     for (address, reverse) in [(RIGHT, false), (RIGHT, true), (RIGHT_V6, false), (RIGHT_V6, true)] {
         let before = (pair.left.counters()?, pair.right.counters()?);
-        check_rate(pair.left.iperf3(address, 1, reverse)?)?;
+        pair.left.iperf3_tcp(address, MIB, reverse)?;
         let left = pair.left.counters()?.since(&before.0);
         let right = pair.right.counters()?.since(&before.1);
         let (sender, receiver) = if reverse { (right, left) } else { (left, right) };
@@ -359,10 +355,10 @@ fn guest_and_host(left: &mut Guest, right: &Namespace) -> Result<()> {
         }
         for address in [RIGHT, RIGHT_V6] {
             let before = left.counters()?;
-            check_rate(left.iperf3(address, 1, false)?)?;
+            left.iperf3_tcp(address, MIB, false)?;
             let sent = left.counters()?.since(&before).mean_sent();
             ensure!(sent > FRAME, "the guest sent packets of {sent} bytes to {address}");
-            check_rate(left.iperf3(address, 1, true)?)?;
+            left.iperf3_tcp(address, MIB, true)?;
         }
     }
     Ok(())
