@@ -88,7 +88,6 @@ impl DeviceTx {
     pub(crate) fn set_call(&mut self, call: Option<Ringer>) {
         self.call = call;
     }
-
 }
 
 impl Copier {
@@ -188,11 +187,7 @@ impl Copier {
         let (mut room, mut used) = (0usize, 0usize);
         // Descriptors of these buffers, and how many of them are the ring's own.
         let (mut looked, mut taken) = (0usize, 0usize);
-        while used < found
-            && room < needed
-            && looked < MOST_DESCRIPTORS
-            && (used == 0 || self.mergeable)
-        {
+        while used < found && room < needed && looked < MOST_DESCRIPTORS && (used == 0 || self.mergeable) {
             let head = self.heads[used];
             let here = self.room_of(ring, &head);
             if here == 0 {
@@ -212,7 +207,8 @@ impl Copier {
         if room < needed {
             let all = MOST_BUFFERS.min(usize::from(ring.size()));
             // More buffers may come, unless the ring has no descriptors for them, or enough were looked at.
-            if self.mergeable && found < all && taken < usize::from(ring.size()) && looked < MOST_DESCRIPTORS {
+            if self.mergeable && found < all && taken < usize::from(ring.size()) && looked < MOST_DESCRIPTORS
+            {
                 return None;
             }
             counters.dropped(DropReason::TxTooLong, 1);
