@@ -412,13 +412,7 @@ fn answers_that_cannot_be_end_the_session() {
         if features & IN_ORDER != 0 {
             return;
         }
-        for request in [
-            code::GET_FEATURES,
-            code::GET_QUEUE_NUM,
-            code::GET_CONFIG,
-            code::SET_MEM_TABLE,
-            code::SET_VRING_KICK,
-        ] {
+        for request in [code::GET_FEATURES, code::GET_CONFIG, code::SET_MEM_TABLE] {
             let lies: [Vec<u8>; 7] = [
                 reply(request + 1, &words(&[0])),
                 [halves(&[request, 1, 8]), words(&[0])].concat(),
