@@ -60,7 +60,9 @@ impl DeviceRx {
             blanks: Blanks::new(),
             chain: Box::new(Chain::new()),
         };
-        Self { ring, copier, call, pool }
+        let mut queue = Self { ring, copier, call: None, pool };
+        queue.set_call(call);
+        queue
     }
 
     /// The ring.
@@ -68,8 +70,10 @@ impl DeviceRx {
         &mut self.ring
     }
 
-    /// Changes what the driver is told by.
+    /// Changes what the driver is told by, and tells it once.
     pub(crate) fn set_call(&mut self, call: Option<Ringer>) {
+        // Whoever had the ring before may have ended between giving buffers back and calling.
+        call.iter().for_each(Ringer::ring);
         self.call = call;
     }
 }

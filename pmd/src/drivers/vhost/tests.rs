@@ -1,14 +1,18 @@
 //! What drivers do that the specification would not have them do, and that others put up with.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use rustix::event::{PollFd, PollFlags, poll};
+
 use super::rx::DeviceRx;
+use super::tx::DeviceTx;
 use crate::port::{Counters, DropReason};
 use crate::vhost_user::port::Receive;
 use crate::virtqueue::layout::{AVAIL, INDIRECT, NEXT, WRITE};
 use crate::virtqueue::shared_memory::{SharedMemory, SharedRegion};
-use crate::virtqueue::{AnyDeviceRing, Features, Format, RingArea};
+use crate::virtqueue::{AnyDeviceRing, Bell, Features, Format, RingArea, Ringer};
 use crate::{Burst, MbufPool, MbufPoolConfig};
 
 /// The driver's address of the shared memory, and where in it the rings' areas, a table, a header and data are.
@@ -69,5 +73,27 @@ fn a_writable_buffer_in_the_ring_is_not_read() {
         let second = (GUEST + DATA, 200, second);
         let (bytes, malformed) = receive((GUEST + HEADER, 12, first), &[], Some(second));
         assert_eq!((bytes.len(), malformed), (0, 1));
+    }
+}
+
+/// A back end that was killed after it had given buffers back, and before it called, leaves a driver that sleeps: the
+/// event that the driver waits for is behind the one that comes.
+#[test]
+fn a_driver_is_called_once_when_a_device_takes_a_ring_over() {
+    let region = SharedRegion::anonymous(0, 0, 0x4000).unwrap();
+    let memory = Arc::new(SharedMemory::new(vec![region]).unwrap());
+    let at = |offset: u64| memory.guest(offset, 0x1000).unwrap();
+    for format in [Format::Split, Format::Packed] {
+        // SAFETY: each part has 4 KiB, which is more than 8 descriptors need, and the memory is kept.
+        let area =
+            unsafe { RingArea::new(format, 8, at(0), at(0x1000), at(0x2000), memory.clone()) }.unwrap();
+        let (bell, call) = (Bell::new().unwrap(), Ringer::new().unwrap());
+        bell.listen_to(call.as_fd()).unwrap();
+        let features = Features::VERSION_1 | Features::EVENT_INDEX;
+        let ring = AnyDeviceRing::new(area, features, 0x8000_8000);
+        let _queue = DeviceTx::new(ring, features, Arc::clone(&memory), Some(call));
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut ready = [PollFd::new(&bell, PollFlags::IN)];
+        assert_eq!(poll(&mut ready, Some(&now)).unwrap(), 1, "{format:?}");
     }
 }

@@ -64,7 +64,9 @@ impl DeviceTx {
             written: Box::new([0; MAX_BURST + MOST_BUFFERS]),
             chain: Box::new(Chain::new()),
         };
-        Self { ring, copier, call }
+        let mut queue = Self { ring, copier, call: None };
+        queue.set_call(call);
+        queue
     }
 
     /// The ring.
@@ -72,8 +74,10 @@ impl DeviceTx {
         &mut self.ring
     }
 
-    /// Changes what the driver is told by.
+    /// Changes what the driver is told by, and tells it once.
     pub(crate) fn set_call(&mut self, call: Option<Ringer>) {
+        // Whoever had the ring before may have ended between giving buffers back and calling.
+        call.iter().for_each(Ringer::ring);
         self.call = call;
     }
 }
