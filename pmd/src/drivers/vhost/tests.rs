@@ -17,12 +17,17 @@ const HEADER: u64 = 0x4000;
 const DATA: u64 = 0x5000;
 
 /// Receives what the first descriptor of a packed ring says; and how many were malformed.
-fn receive(first: (u64, u32, u16), table: &[(u64, u32, u16)], second: Option<(u64, u32, u16)>) -> (Vec<u8>, u64) {
+fn receive(
+    first: (u64, u32, u16),
+    table: &[(u64, u32, u16)],
+    second: Option<(u64, u32, u16)>,
+) -> (Vec<u8>, u64) {
     let region = SharedRegion::anonymous(GUEST, GUEST, 0x1_0000).unwrap();
     let memory = Arc::new(SharedMemory::new(vec![region]).unwrap());
     let at = |offset: u64| memory.guest(GUEST + offset, 0x1000).unwrap();
     // SAFETY: each part has 4 KiB, which is more than 8 descriptors need, and the memory is kept.
-    let area = unsafe { RingArea::new(Format::Packed, 8, at(0), at(0x1000), at(0x2000), memory.clone()) }.unwrap();
+    let area =
+        unsafe { RingArea::new(Format::Packed, 8, at(0), at(0x1000), at(0x2000), memory.clone()) }.unwrap();
     let word = |len: u32, id: u16, flags: u16| u64::from(len) | u64::from(id) << 32 | u64::from(flags) << 48;
     let write = |part: u64, index: usize, (address, len, flags): (u64, u32, u16)| {
         let words = [address, word(len, 3, flags)];
@@ -43,7 +48,8 @@ fn receive(first: (u64, u32, u16), table: &[(u64, u32, u16)], second: Option<(u6
     let pool = MbufPool::on_heap(&MbufPoolConfig::new("vhost", 64)).unwrap();
     let (mut burst, counters) = (Burst::new(4), Counters::new());
     queue.receive(&mut burst, &pool, &counters).unwrap();
-    let bytes = burst.drain().flat_map(|packet| packet.segments().flatten().copied().collect::<Vec<_>>()).collect();
+    let bytes =
+        burst.drain().flat_map(|packet| packet.segments().flatten().copied().collect::<Vec<_>>()).collect();
     (bytes, counters.drops(DropReason::RxMalformed))
 }
 
