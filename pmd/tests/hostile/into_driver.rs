@@ -156,7 +156,9 @@ fn rings_whose_indices_and_identifiers_cannot_be_rest_until_they_are_set_up_anew
                         front.write(ring, here, desc(at, 200, AVAIL | WRITE).packed(id));
                     }
                     (true, _) => {
-                        for place in 0..SIZE {
+                        // The one that the port looks at comes last, or it would see the chain before it is whole.
+                        for ahead in (0..SIZE).rev() {
+                            let place = (here + ahead) % SIZE;
                             front.write(ring, place, desc(at, 1, AVAIL | WRITE | NEXT).packed(0));
                         }
                     }

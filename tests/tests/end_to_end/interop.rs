@@ -73,10 +73,12 @@ fn connected_with(
     let start_theirs = || Theirs::start(variant, socket, listener, device, options);
     let (mut ours, mut theirs) = match listener {
         Listener::Ours => (start_ours()?, start_theirs()?),
-        // The other way round, because ours has to find a socket; but without a wait for theirs to be at work: a driver that
-        // listens is not before a device has come.
         Listener::Theirs => {
-            let theirs = start_theirs()?;
+            let mut theirs = start_theirs()?;
+            // A driver that listens is not at work before a device has come; a device is, and answers at once then.
+            if variant.role == Role::Driver {
+                theirs.wait()?;
+            }
             (start_ours()?, theirs)
         }
     };
@@ -95,7 +97,7 @@ fn forth_and_back(variant: Variant) -> Result<()> {
     ours.check_features()?;
     // Each ring goes round more than twice.
     exchange(&mut ours, 2 * usize::from(variant.size) + 300).with_context(|| theirs.describe())?;
-    ours.check_counts()?;
+    ours.check_counts().with_context(|| theirs.describe())?;
     // The driver goes first: DPDK's does not survive it (SIGPIPE) that the device does.
     match variant.role {
         Role::Driver => {
