@@ -27,7 +27,7 @@ use ends::{Listener, Ours, Theirs};
 use exchange::exchange;
 use variant::{Role, Variant, pairwise, product};
 
-const NEEDS: &[Need] = &[Need::Root, Need::Dpdk];
+const NEEDS: &[Need] = &[Need::Root, Need::DpdkVirtio];
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut all = vec![
