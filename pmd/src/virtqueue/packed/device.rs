@@ -126,7 +126,13 @@ impl DeviceRing for PackedDevice {
                 let base = self.area.descriptors.as_ptr();
                 prefetch_write(base.wrapping_add(usize::from(place.at) * DESCRIPTOR));
             }
-            let Some(first) = self.available(place) else { break };
+            let Some(first) = self.available(place) else {
+                if count == 0 {
+                    // A look takes the line from the driver, who may be about to write it: DPDK's writes one at a time.
+                    core::hint::spin_loop();
+                }
+                break;
+            };
             let (slots, id) = if first.flags & NEXT == 0 { (1, first.other) } else { self.measure(place)? };
             if id >= size {
                 return Err(Broken::Buffer { id: u32::from(id), size });
