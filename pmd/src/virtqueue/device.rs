@@ -171,6 +171,13 @@ impl AnyDeviceRing {
     }
 }
 
+/// Waits a moment, less than 100 ns, after a look at a ring that has nothing: each look takes a line from a driver who may be
+/// about to write it.
+#[inline]
+pub(super) fn rest() {
+    core::hint::spin_loop();
+}
+
 /// Reads a table of indirect descriptors (2.7.5.3, 2.8.8). A split table is chained, a packed one is in order.
 pub(super) fn read_table(
     format: Format,

@@ -4,7 +4,7 @@ use core::sync::atomic::{Ordering, fence};
 
 use super::{Place, passes};
 use crate::virtqueue::Format;
-use crate::virtqueue::device::{BadChain, Chain, DeviceRing, Head, read_table};
+use crate::virtqueue::device::{BadChain, Chain, DeviceRing, Head, read_table, rest};
 use crate::virtqueue::driver::Broken;
 use crate::virtqueue::features::Features;
 use crate::virtqueue::layout::{
@@ -128,8 +128,7 @@ impl DeviceRing for PackedDevice {
             }
             let Some(first) = self.available(place) else {
                 if count == 0 {
-                    // A look takes the line from the driver, who may be about to write it: DPDK's writes one at a time.
-                    core::hint::spin_loop();
+                    rest();
                 }
                 break;
             };

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use super::{ENTRIES, FLAGS, INDEX};
 use crate::virtqueue::Format;
-use crate::virtqueue::device::{BadChain, Chain, DeviceRing, Head, read_table};
+use crate::virtqueue::device::{BadChain, Chain, DeviceRing, Head, read_table, rest};
 use crate::virtqueue::driver::Broken;
 use crate::virtqueue::features::Features;
 use crate::virtqueue::layout::{
@@ -84,6 +84,10 @@ impl DeviceRing for SplitDevice {
         if usize::from(ahead) < heads.len() {
             self.available = self.available_index();
             ahead = self.available.wrapping_sub(self.given);
+            if ahead == 0 {
+                rest();
+                return Ok(0);
+            }
             if ahead > size {
                 self.available = self.given;
                 return Err(Broken::Index { ahead, size });
