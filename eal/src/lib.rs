@@ -31,13 +31,16 @@ compile_error!("wirerate-eal talks to the Linux kernel and runs nowhere else");
 
 pub mod clock;
 mod cpulist;
+pub mod dma;
 mod eal;
 mod error;
 pub mod lcore;
 #[cfg(feature = "logging")]
 pub mod logging;
 pub mod memory;
+pub mod mmio;
 pub mod options;
+pub mod pci;
 mod stop;
 mod system;
 pub mod topology;
