@@ -3,12 +3,18 @@
 //! | file | |
 //! |---|---|
 //! | [`PciAddress`] (`address`) | `0000:00:03.0` |
+//! | [`PciDevice`], [`scan`], [`find`] (`device`) | what sysfs tells of the machine's functions |
+//! | [`SelectedPci`] (`select`) | those that a command line selects |
 //! | [`PciFunction`] (`function`) | a function that this process has, as a driver sees it |
 
 mod address;
+mod device;
 mod error;
 mod function;
+mod select;
 
 pub use address::{PciAddress, PciAddressError};
+pub use device::{HANDOVER_DRIVERS, PciDevice, PciInterface, find, scan};
 pub use error::PciError;
 pub use function::PciFunction;
+pub use select::{PciDevargs, PciDevargsError, SelectedPci, select};
