@@ -102,7 +102,8 @@ impl<R: Receive> RxDriver for LaneRx<R> {
     }
 
     fn arm_wait(&mut self) -> bool {
-        self.lane.with(|rx| rx.is_some_and(R::arm))
+        // Who is not told of packets asks for nothing.
+        self.lane.wait_fd().is_some() && self.lane.with(|rx| rx.is_some_and(R::arm))
     }
 
     fn disarm_wait(&mut self) {

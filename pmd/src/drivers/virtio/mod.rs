@@ -8,9 +8,11 @@
 //! | `pairs` | making queues over them |
 //! | `state` | what is known of a device |
 //! | `session` | bringing a device of another process up, and letting go of it |
+//! | [`pci`] | `net_virtio`: a device on PCI |
 //! | [`user`] | `net_virtio_user`: a device of another process, over vhost-user |
 
 mod pairs;
+pub mod pci;
 mod reach;
 mod rings;
 mod rx;

@@ -7,7 +7,27 @@ use super::rings::RingMemory;
 use super::rx::DriverRx;
 use super::tx::DriverTx;
 use crate::packet::MbufPool;
+use crate::port::PortError;
 use crate::virtqueue::{AnyDriverRing, Features, Format, Kick};
+
+/// The least data room of mbufs: a header and a short frame.
+const LEAST_ROOM: usize = 12 + 64;
+
+/// Looks that packets of `pool` have room for a frame.
+///
+/// # Errors
+/// [`PortError::Configuration`] of `device`.
+pub(super) fn check_room(device: &str, pool: &MbufPool) -> Result<(), PortError> {
+    let room = pool.data_room();
+    if room >= LEAST_ROOM {
+        return Ok(());
+    }
+    let problem = format!(
+        "the mbufs of pool \"{}\" have room for {room} bytes, and {LEAST_ROOM} are needed for a frame",
+        pool.name()
+    );
+    Err(PortError::Configuration { device: device.to_owned(), problem })
+}
 
 /// What the queues of a device are made of.
 #[derive(Debug)]

@@ -118,8 +118,9 @@ impl State {
         *self.lanes.lock().unwrap_or_else(PoisonError::into_inner) = lanes;
     }
 
-    pub(super) fn set_up(&self, up: bool) {
-        self.up.store(up, Ordering::Relaxed);
+    /// Says whether the link is up, and returns whether it was.
+    pub(super) fn set_up(&self, up: bool) -> bool {
+        self.up.swap(up, Ordering::Relaxed)
     }
 
     /// The device works with these features: lets the rings in `lanes` work.

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use wirerate_eal::Eal;
 
+use super::pairs::check_room;
 use super::rings::RingMemory;
 use super::session::{Session, Sessions};
 use super::state::{self, State, VirtioLanes};
@@ -45,9 +46,6 @@ use crate::virtqueue::{Features, Format, net_offload};
 pub const DEFAULT_QUEUE_SIZE: u16 = 256;
 /// How long `start` waits for the device, so that the link is up when it returns if the device is there.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// The least data room of mbufs: a header and a short frame.
-const LEAST_ROOM: usize = 12 + 64;
 
 /// How a port is to be, by its devargs.
 #[derive(Debug, Clone)]
@@ -191,13 +189,7 @@ impl Device for VirtioUser {
                 pool.name()
             )));
         }
-        if pool.data_room() < LEAST_ROOM {
-            return Err(self.configuration(format!(
-                "the mbufs of pool \"{}\" have room for {} bytes, and {LEAST_ROOM} are needed for a frame",
-                pool.name(),
-                pool.data_room()
-            )));
-        }
+        check_room(&self.name, pool)?;
         self.config = Some(config.clone());
         Ok(())
     }
