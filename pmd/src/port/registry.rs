@@ -1,6 +1,7 @@
 //! The drivers by name. This is the one place that knows them all.
 
 use wirerate_eal::Eal;
+use wirerate_eal::pci::PciFunction;
 
 use super::error::did_you_mean;
 use super::{DevArgs, Device, Opened, Port, PortError};
@@ -68,6 +69,66 @@ pub fn open(eal: &Eal, id: u16, devargs: &str) -> Result<Port<Opened>, PortError
         });
     };
     Ok(Port::new((driver.open)(eal, args)?, name, id))
+}
+
+/// A driver of devices on PCI.
+#[derive(Debug)]
+pub struct PciDriver {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is, and its parameters.
+    pub help: &'static str,
+    /// Vendor and device of what it drives.
+    pub ids: &'static [(u16, u16)],
+    kind: PciKind,
+}
+
+/// A driver is generic over how functions are reached, which no table of functions can hold.
+#[derive(Debug)]
+enum PciKind {
+    Virtio,
+}
+
+/// All drivers of devices on PCI.
+pub const PCI_DRIVERS: &[PciDriver] = &[PciDriver {
+    name: drivers::virtio::pci::NAME,
+    help: "a virtio network device of virtio 1.0 and later: queues=N, queue_size=N, packed_vq=0|1, mrg_rxbuf=0|1, in_order=0|1, speed=MBPS",
+    ids: &drivers::virtio::pci::IDS,
+    kind: PciKind::Virtio,
+}];
+
+/// The driver of a PCI device, by its vendor's and its own number.
+#[must_use]
+pub fn pci_driver(vendor: u16, device: u16) -> Option<&'static PciDriver> {
+    PCI_DRIVERS.iter().find(|driver| driver.ids.contains(&(vendor, device)))
+}
+
+/// Opens the PCI device `function` as port number `id`. `devargs` are its address and parameters, as in
+/// `0000:00:03.0,queue_size=512`.
+///
+/// # Errors
+/// [`PortError`] says what is wrong with the devargs, that nobody drives such a device, or why it cannot be opened.
+pub fn open_pci<F: PciFunction>(
+    eal: &Eal,
+    id: u16,
+    function: F,
+    devargs: &str,
+) -> Result<Port<Opened>, PortError> {
+    let args = DevArgs::parse(devargs)?;
+    let name = args.name().to_owned();
+    let identity = function.config_read(0);
+    let (vendor, device) = (identity as u16, (identity >> 16) as u16);
+    let Some(driver) = pci_driver(vendor, device) else {
+        let problem = match identity {
+            u32::MAX => "the device is gone: its registers read as all ones".to_owned(),
+            _ => format!("no driver knows PCI device {vendor:04x}:{device:04x}"),
+        };
+        return Err(PortError::Configuration { device: name, problem });
+    };
+    let device = match driver.kind {
+        PciKind::Virtio => drivers::virtio::pci::open(eal, function, args)?,
+    };
+    Ok(Port::new(device, name, id))
 }
 
 /// Opens every device of `--vdev`, in order; their numbers count up from 0.
