@@ -16,6 +16,7 @@ mod files;
 mod guests;
 mod interop;
 mod memory;
+mod pci;
 mod peers;
 mod support;
 mod traffic;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         traffic::trials(),
         peers::trials(),
         guests::trials(),
+        pci::trials(),
         interop::trials(),
         cleanup::trials(),
         files::trials(),
