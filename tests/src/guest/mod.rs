@@ -29,6 +29,7 @@ use tempfile::TempDir;
 use crate::program::Running;
 use crate::wait;
 
+pub mod cable;
 mod console;
 mod cpio;
 mod exchange;

@@ -8,24 +8,23 @@ use serde_json::json;
 use super::{Guest, Machine};
 
 /// What testpmd of DPDK needs in a guest beside the drivers that it is linked to.
-pub const DPDK_PLUGINS: [&str; 4] = ["bus_pci", "bus_vdev", "mempool_ring", "net_virtio"];
+pub const DPDK_PLUGINS: [&str; 5] = ["bus_pci", "bus_vdev", "mempool_ring", "net_e1000", "net_virtio"];
 /// Time for a guest to let a device go, or to find it.
 const PLUG: Duration = Duration::from_secs(20);
-/// A file of the kernel's messages for each look.
+/// How the kernel reports that a device has reached for memory that is not its own: `DMAR: [DMA Read NO_PASID]
+/// Request device [00:10.0] fault addr`.
 const FAULT: &str = "DMAR:.*[Ff]ault";
 
 /// A guest with two processors and 64 pages of 2 MiB, whose interfaces no driver of the kernel takes.
 ///
-/// It has the modules of VFIO and of `uio_pci_generic` loaded, and DPDK's testpmd. An IOMMU, interfaces and programs of
-/// ours are to be added.
+/// It has the modules of VFIO and of `uio_pci_generic` loaded. An IOMMU, interfaces and programs are to be added.
 #[must_use]
 pub fn pci_machine(name: &str) -> Machine {
-    Machine::new(name)
-        .processors(2)
-        .memory(640)
-        .hugepages(64)
-        .only_modules(&["vfio_pci", "vfio_iommu_type1", "uio_pci_generic"])
-        .dpdk(&DPDK_PLUGINS)
+    Machine::new(name).processors(2).memory(640).hugepages(64).only_modules(&[
+        "vfio_pci",
+        "vfio_iommu_type1",
+        "uio_pci_generic",
+    ])
 }
 
 impl Guest {

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use crate::wait;
 
 /// The longest datagram that is taken whole: a TCP segment of 64 KiB with its headers.
-const LONGEST: usize = 66_000;
+pub(super) const LONGEST: usize = 66_000;
 /// Time for a guest's interface to take a frame.
 const SEND: Duration = Duration::from_secs(10);
 
@@ -34,7 +34,7 @@ impl Wire {
     /// # Errors
     /// When the socket cannot be made.
     pub fn new(folder: &Path, name: &str) -> Result<Self> {
-        let [near, far] = ["test", "guest"].map(|end| folder.join(format!("{name}.{end}")));
+        let (near, far) = ends(folder, name);
         let socket = UnixDatagram::bind(&near).with_context(|| format!("making {}", near.display()))?;
         Ok(Self { socket, near, far, sent: Cell::new(0), received: Cell::new(0) })
     }
@@ -125,6 +125,11 @@ impl Wire {
             Err(error) => Err(error).context("receiving a frame"),
         }
     }
+}
+
+/// Where the sockets of the wire `name` are: the test's, and the guest's.
+pub(super) fn ends(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+    (folder.join(format!("{name}.test")), folder.join(format!("{name}.guest")))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 use std::process::ExitCode;
 
 use libtest_mimic::Arguments;
+use wirerate_tests::guest::cable;
 use wirerate_tests::{scratch, transfer};
 
 mod checks;
@@ -23,8 +24,8 @@ mod traffic;
 mod usage;
 
 fn main() -> ExitCode {
-    // Before the arguments are looked at: this may be the sender or receiver of a file.
-    match transfer::take_part() {
+    // Before the arguments are looked at: this may be the sender or receiver of a file, or carry frames.
+    match transfer::take_part().and_then(|taken| Ok(taken || cable::take_part()?)) {
         Ok(true) => return ExitCode::SUCCESS,
         Ok(false) => {}
         Err(error) => {
