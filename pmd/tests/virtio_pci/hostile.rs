@@ -229,7 +229,7 @@ fn commands_at_the_start_that_are_refused_or_not_answered() {
 
 #[test]
 fn rings_that_the_device_does_not_reach_in_one_piece() {
-    refused(Settings { piece: Some(4096), ..Settings::default() }, "", "in one piece");
+    refused(Settings { ring_piece: Some(4096), ..Settings::default() }, "", "in one piece");
 }
 
 #[test]

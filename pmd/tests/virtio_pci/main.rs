@@ -192,6 +192,20 @@ fn packets_of_other_pools_are_copied() {
 }
 
 #[test]
+fn packets_that_lie_in_several_pieces_pass_without_a_copy() {
+    for indirect in [true, false] {
+        let mut settings = Settings { pool_piece: Some(4096), ..Settings::default() };
+        settings.offered.set(Features::INDIRECT, indirect);
+        let mut lab = Lab::with(settings, "", 1);
+        let lens: Vec<usize> = (0..3000).map(|at| 60 + at * 7919 % 1900).collect();
+        lab.exchange(0, &lens);
+        assert_eq!(lab.count("virtio_tx_copied"), 0);
+        assert!(lab.machine.lock().split > 10, "no packet crosses a page");
+        lab.end();
+    }
+}
+
+#[test]
 fn commands_reach_the_device_and_are_told_again_after_a_start() {
     let eal = eal();
     let pool = pool(&eal, "packets");

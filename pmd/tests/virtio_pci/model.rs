@@ -59,8 +59,10 @@ pub(crate) struct Settings {
     pub(crate) silent: bool,
     pub(crate) never_resets: bool,
     pub(crate) restless: bool,
-    /// Device addresses are one piece for so many bytes only.
-    pub(crate) piece: Option<usize>,
+    /// Device addresses of the rings are one piece for so many bytes only.
+    pub(crate) ring_piece: Option<usize>,
+    /// Those of the pool are.
+    pub(crate) pool_piece: Option<usize>,
 }
 
 impl Default for Settings {
@@ -104,7 +106,8 @@ impl Default for Settings {
             silent: false,
             never_resets: false,
             restless: false,
-            piece: None,
+            ring_piece: None,
+            pool_piece: None,
         }
     }
 }
@@ -145,6 +148,8 @@ pub(crate) struct Inner {
     pub(crate) commands: Vec<(u8, u8, Vec<u8>)>,
     pub(crate) faults: Vec<String>,
     pub(crate) kicks: u64,
+    /// Packets in more pieces than a header and their segments.
+    pub(crate) split: u64,
 }
 
 /// The device, to those who test.
@@ -189,6 +194,7 @@ impl Machine {
             commands: Vec::new(),
             faults: Vec::new(),
             kicks: 0,
+            split: 0,
             settings,
         };
         inner.reset();
@@ -284,7 +290,7 @@ impl Inner {
         NonNull::new(std::ptr::with_exposed_provenance_mut(found?))
     }
 
-    /// All that is mapped, as rings read it.
+    /// What is mapped first, where tables are.
     pub(crate) fn memory(&self) -> SharedMemory {
         let region = |range: &DmaRange| {
             let host = NonNull::new(std::ptr::with_exposed_provenance_mut(range.base)).unwrap();
@@ -293,7 +299,7 @@ impl Inner {
             unsafe { SharedRegion::from_raw(range.device, range.device, host, range.len, Box::new(())) }
                 .unwrap()
         };
-        SharedMemory::new(self.mapped.iter().map(region).collect()).unwrap()
+        SharedMemory::new(self.mapped.iter().take(8).map(region).collect()).unwrap()
     }
 
     pub(crate) fn interrupt(&mut self, vector: u16, isr: u8) {
@@ -608,7 +614,10 @@ impl DmaSpace for Space {
         let machine = self.0.upgrade().unwrap();
         let mut inner = machine.lock();
         let (base, len) = (memory.base().as_ptr().expose_provenance(), memory.len());
-        let piece = inner.settings.piece.unwrap_or(len);
+        // Rings are mapped first.
+        let settings = &inner.settings;
+        let piece = if inner.mapped.is_empty() { settings.ring_piece } else { settings.pool_piece };
+        let piece = piece.unwrap_or(len);
         let mut ranges = Vec::new();
         for start in (0..len).step_by(piece) {
             let range =

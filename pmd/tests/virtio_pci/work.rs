@@ -72,6 +72,7 @@ fn next<R: DeviceRing>(device: &mut Inner, ring: &mut R) -> Option<Work> {
     if let Err(bad) = ring.chain(&heads[0], &device.memory(), &mut chain) {
         device.fault(format!("a chain is bad: {bad}"));
     }
+    device.split += u64::from(chain.len() > 2 && chain.iter().all(|part| part.flags & WRITE == 0));
     let (mut read, mut written) = (Vec::new(), Vec::new());
     for part in chain {
         let len = part.len as usize;
