@@ -9,6 +9,7 @@ use crate::error::EalError;
 use crate::lcore::{Lcore, LcoreError, LcoreScope, Lcores};
 use crate::memory::{MemoryConfig, MemoryError, MemoryManager, MemoryReport, MemoryRequest, Region};
 use crate::options::{EalOptions, LcoreMap, LcoreSpec};
+use crate::pci::{self, PciDevargs, PciError, SelectedPci};
 use crate::stop::StopToken;
 use crate::system::SystemRoot;
 use crate::topology::Topology;
@@ -24,6 +25,7 @@ pub struct Eal {
     lcores: Lcores,
     main: Lcore,
     memory: MemoryManager,
+    pci: pci::Shared,
     clock: Clock,
     stop: StopToken,
 }
@@ -79,6 +81,7 @@ impl Eal {
             lcores,
             main,
             memory,
+            pci: pci::Shared::default(),
             clock: Clock::calibrate(),
             stop: StopToken::new(),
         })
@@ -132,12 +135,26 @@ impl Eal {
         &self.options.vdevs
     }
 
+    /// The PCI functions that the options select: those of `-a`, or else all that a driver hands over to programs
+    /// (`vfio-pci`, `uio_pci_generic`) but those of `-b`; none with `--no-pci`. Looks anew at each call.
+    ///
+    /// # Errors
+    /// [`PciError::NotFound`] when a function that was named is not there.
+    pub fn pci_devices(&self) -> Result<Vec<SelectedPci>, PciError> {
+        pci::select(&SystemRoot::default(), &self.options)
+    }
+
     /// Reserves memory, in the largest pages that there are.
     ///
     /// # Errors
     /// [`MemoryError`] when the request cannot be met; nothing is reserved then.
     pub fn reserve(&self, request: MemoryRequest) -> Result<Region, MemoryError> {
         self.memory.reserve(request)
+    }
+
+    /// What its PCI functions share.
+    pub(crate) fn pci(&self) -> &pci::Shared {
+        &self.pci
     }
 
     /// What memory regions have now, and what would give better.
@@ -234,6 +251,24 @@ impl EalBuilder {
     /// Adds a virtual device, as in `net_null0`.
     pub fn vdev(mut self, devargs: impl Into<String>) -> Self {
         self.options.vdevs.push(devargs.into());
+        self
+    }
+
+    /// Uses this PCI function, and no other that is not named: `"0000:00:03.0,key=value".parse()`.
+    pub fn allow(mut self, function: impl Into<PciDevargs>) -> Self {
+        self.options.allow.push(function.into());
+        self
+    }
+
+    /// Leaves this PCI function alone. Without effect where one is [allowed](Self::allow).
+    pub fn block(mut self, function: impl Into<PciDevargs>) -> Self {
+        self.options.block.push(function.into());
+        self
+    }
+
+    /// Whether to do without PCI devices.
+    pub fn no_pci(mut self, no_pci: bool) -> Self {
+        self.options.no_pci = no_pci;
         self
     }
 

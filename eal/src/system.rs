@@ -38,6 +38,17 @@ impl SystemRoot {
         self.text(relative)?.parse().ok()
     }
 
+    /// The last part of what a symbolic link points to; none when there is no such link.
+    pub(crate) fn link_name(&self, relative: impl AsRef<Path>) -> Option<String> {
+        let target = fs::read_link(self.path(relative)).ok()?;
+        target.file_name()?.to_str().map(str::to_owned)
+    }
+
+    /// The hexadecimal number in a file, as in `0x1af4`; none when there is no such file or number.
+    pub(crate) fn hex(&self, relative: impl AsRef<Path>) -> Option<u32> {
+        u32::from_str_radix(self.text(relative)?.strip_prefix("0x")?, 16).ok()
+    }
+
     /// Replaces the text of a file that exists.
     pub(crate) fn write(&self, relative: impl AsRef<Path>, text: &str) -> io::Result<()> {
         use std::io::Write;

@@ -271,3 +271,21 @@ fn all(region: &wirerate_eal::Region, byte: u8) -> bool {
         .iter()
         .all(|found| *found == byte)
 }
+
+#[test]
+fn pci_functions_are_those_that_were_asked_for() {
+    // The last that can be: a machine has none there.
+    let nowhere: wirerate_eal::pci::PciAddress = "ffff:ff:1f.7".parse().unwrap();
+    let eal = Eal::builder().no_huge(true).allow(nowhere).build().unwrap();
+    let error = eal.pci_devices().unwrap_err().to_string();
+    assert!(error.contains("ffff:ff:1f.7"), "{error}");
+    let without = Eal::builder().no_huge(true).allow(nowhere).no_pci(true).build().unwrap();
+    assert!(without.pci_devices().unwrap().is_empty());
+    let (idiom, _) = Eal::from_args(["--no-huge", "-a", "0000:00:00.0"]).unwrap();
+    assert!(idiom.pci_devices().unwrap().iter().all(|selected| selected.device.is_network()));
+    // What is found is found by sysfs, and what is blocked is not found.
+    let found = Eal::builder().no_huge(true).build().unwrap().pci_devices().unwrap();
+    assert!(found.iter().all(|selected| !selected.named && selected.device.is_handed_over()), "{found:?}");
+    let blocking = found.iter().fold(Eal::builder(), |builder, one| builder.block(one.device.address));
+    assert!(blocking.no_huge(true).build().unwrap().pci_devices().unwrap().is_empty());
+}

@@ -33,6 +33,7 @@ fn refusal(line: &str) -> String {
 fn command_lines_of_dpdk_programs_are_read() {
     let usual = EalOptions::default;
     let lcores = |ids: &[u32]| LcoreMap::one_to_one(ids.iter().copied());
+    let functions = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
     let strings = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
     let table: Vec<(&str, EalOptions)> = vec![
         ("", usual()),
@@ -50,9 +51,9 @@ fn command_lines_of_dpdk_programs_are_read() {
         ),
         (
             "-a 0000:01:00.0 -a01:00.1,foo=1 --allow=02:00.0",
-            EalOptions { allow: strings(&["0000:01:00.0", "01:00.1,foo=1", "02:00.0"]), ..usual() },
+            EalOptions { allow: functions(&["0000:01:00.0", "01:00.1,foo=1", "02:00.0"]), ..usual() },
         ),
-        ("-b 01:00.0 --block 01:00.1", EalOptions { block: strings(&["01:00.0", "01:00.1"]), ..usual() }),
+        ("-b 01:00.0 --block 01:00.1", EalOptions { block: functions(&["01:00.0", "01:00.1"]), ..usual() }),
         ("--no-huge -m 512", EalOptions { no_huge: true, memory_mib: Some(512), ..usual() }),
         ("-m64 --no-pci", EalOptions { memory_mib: Some(64), no_pci: true, ..usual() }),
         ("--socket-mem 1024,512", EalOptions { numa_mem_mib: vec![1024, 512], ..usual() }),
@@ -132,6 +133,12 @@ fn wrong_values_and_contradictions_are_named() {
         ("-c zz", "expected a hexadecimal mask"),
         ("-l 0 -c 1", "cannot be used with"),
         ("-a 01:00.0 -b 01:00.1", "cannot be used with"),
+        (
+            "-a net_null0,size=64",
+            "net_null0 is a virtual device, which --vdev makes: --vdev net_null0,size=64",
+        ),
+        ("-a 01:00:0", "did you mean 0000:01:00.0?"),
+        ("-b eth0", "\"eth0\" is no PCI address"),
         ("-m 0", "'0' for '--memory-size <MIB>'"),
         ("-m 1G", "invalid digit"),
         ("-m 64 --socket-mem 64", "cannot be used with"),

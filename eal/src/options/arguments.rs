@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::{EalOptions, HugeUnlink, IovaMode, LcoreMap, LogDirective};
+use crate::pci::PciDevargs;
 
 // The fields' documentation is the help text; one of the struct itself would become every program's.
 #[derive(Debug, Args)]
@@ -22,13 +23,13 @@ pub(super) struct Arguments {
     #[arg(long = "main-lcore", value_name = "LCORE")]
     main_lcore: Option<u32>,
 
-    /// Use this device and no other that is not named; may be repeated
+    /// Use this PCI device and no other that is not named; may be repeated
     #[arg(short = 'a', long = "allow", value_name = "DEVICE[,KEY=VALUE...]")]
-    allow: Vec<String>,
+    allow: Vec<PciDevargs>,
 
-    /// Do not use this device; may be repeated
+    /// Do not use this PCI device; may be repeated
     #[arg(short = 'b', long = "block", value_name = "DEVICE", conflicts_with = "allow")]
-    block: Vec<String>,
+    block: Vec<PciDevargs>,
 
     /// Make a virtual device, as in net_pcap0,rx_pcap=in.pcap; may be repeated
     #[arg(long = "vdev", value_name = "DRIVER<N>[,KEY=VALUE...]")]

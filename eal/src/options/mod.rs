@@ -16,6 +16,8 @@ pub use lcore_map::{LcoreMap, LcoreSpec};
 pub use log_level::LogDirective;
 pub use one_line::one_line;
 
+use crate::pci::PciDevargs;
+
 /// What is asked of an [`Eal`](crate::Eal).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EalOptions {
@@ -23,10 +25,10 @@ pub struct EalOptions {
     pub lcores: LcoreMap,
     /// The main lcore (`--main-lcore`); none for the first.
     pub main_lcore: Option<u32>,
-    /// Devices to use, with their arguments (`-a`); empty for all.
-    pub allow: Vec<String>,
-    /// Devices not to use (`-b`).
-    pub block: Vec<String>,
+    /// PCI functions to use, with their arguments (`-a`); empty for all.
+    pub allow: Vec<PciDevargs>,
+    /// PCI functions not to use (`-b`).
+    pub block: Vec<PciDevargs>,
     /// Virtual devices to make, each a driver's name with a number, and arguments (`--vdev`).
     pub vdevs: Vec<String>,
     /// Do not look for PCI devices (`--no-pci`).

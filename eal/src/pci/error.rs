@@ -13,6 +13,14 @@ pub enum PciError {
         /// Where it was looked for.
         address: PciAddress,
     },
+    /// The machine or a program uses the function, and nobody asked to take it all the same.
+    #[error("{address} is in use: {by}; end that first, or take it all the same (--force)")]
+    InUse {
+        /// The function.
+        address: PciAddress,
+        /// Who uses it and how, in words.
+        by: String,
+    },
     /// The function cannot be used so. `problem` says what was tried, what was found and what would mend it.
     #[error("{address}: {problem}")]
     Unusable {
