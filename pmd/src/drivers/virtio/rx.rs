@@ -52,6 +52,9 @@ struct Posts {
     spare: Blanks,
     pool: MbufPool,
     reach: Reach,
+    /// Buffers that the device does not reach in one piece, because they cross a page where its addresses are physical. They
+    /// stay here, or they would come out of the pool again and again.
+    aside: Vec<Blank>,
     /// Bytes that the device may write behind the header.
     room: u32,
 }
@@ -80,6 +83,7 @@ impl DriverRx {
             spare: Blanks::new(),
             pool,
             reach,
+            aside: Vec::new(),
             room,
         };
         let mut queue = Self {
@@ -238,6 +242,12 @@ impl Receive for DriverRx {
 }
 
 impl Posts {
+    /// Puts a spare buffer aside for good.
+    #[cold]
+    fn put_aside(&mut self, at: usize) {
+        self.aside.extend(self.spare.pop_at(at));
+    }
+
     /// Takes back used buffers, and asks the processor for their first lines.
     #[inline(always)]
     fn reap<R: DriverRing>(
@@ -276,6 +286,12 @@ impl Posts {
                 let place = unsafe { blank.buffer().add(HEADER_AT) };
                 let Some(address) = self.reach.address(place, len as usize) else { break };
                 buffers.push(Buffer { address, len });
+            }
+            if buffers.len() < self.spare.len().min(count) {
+                self.put_aside(buffers.len());
+                if buffers.is_empty() {
+                    continue;
+                }
             }
             if buffers.is_empty() {
                 break;

@@ -256,13 +256,8 @@ impl Lent {
         let mut parts = ArrayVec::<Buffer, SIDE_DESCRIPTORS>::new();
         parts.push(Buffer { address: side_address, len: net_header::LEN as u32 });
         let mut too_many = false;
-        for segment in sent.segments().filter(|segment| !segment.is_empty()) {
-            let place = NonNull::from(segment).cast::<u8>();
-            let Some(address) = self.reach.address(place, segment.len()) else {
-                too_many = true;
-                break;
-            };
-            too_many |= parts.try_push(Buffer { address, len: segment.len() as u32 }).is_err();
+        for (address, len) in sent.segments().flat_map(|segment| pieces(&self.reach, segment)).flatten() {
+            too_many |= parts.try_push(Buffer { address, len: len as u32 }).is_err();
         }
         let indirect = self.features.contains(Features::INDIRECT);
         if too_many || (!indirect && parts.len() > usize::from(ring.size())) {
@@ -294,11 +289,8 @@ impl Lent {
     }
 
     /// Whether the device reaches all of a packet.
-    fn reaches(&mut self, packet: &Mbuf) -> bool {
-        let reach = &mut self.reach;
-        packet.segments().all(|segment| {
-            segment.is_empty() || reach.address(NonNull::from(segment).cast(), segment.len()).is_some()
-        })
+    fn reaches(&self, packet: &Mbuf) -> bool {
+        packet.segments().all(|segment| pieces(&self.reach, segment).all(|piece| piece.is_some()))
     }
 
     /// Puts home what the device is done with.
@@ -323,4 +315,18 @@ impl Lent {
             }
         }
     }
+}
+
+/// The pieces of a segment as the device reaches them, with their lengths; the last is none if it does not reach all.
+fn pieces<'a>(reach: &'a Reach, segment: &'a [u8]) -> impl Iterator<Item = Option<(u64, usize)>> + 'a {
+    let mut left = segment;
+    std::iter::from_fn(move || {
+        if left.is_empty() {
+            return None;
+        }
+        let piece = reach.piece(NonNull::from(left).cast(), left.len());
+        // Nothing is left where the device reaches nothing, and a piece is never empty.
+        left = piece.and_then(|(_, len)| left.get(len..)).unwrap_or(&[]);
+        Some(piece)
+    })
 }

@@ -54,7 +54,7 @@ impl NetConfig {
                 let (key, table) = (registers.config8(17)?, registers.config16(18)?);
                 let hash = RssHash::from_bits_truncate(registers.config32(20)?);
                 // 5.1.4.1: a key of at least 40 bytes, and a table of at least 128 entries.
-                if key >= 40 && table >= 128 {
+                if key >= 40 && table >= 128 && !hash.is_empty() {
                     let table_len = 1 << table.min(MOST_ENTRIES).ilog2();
                     config.rss = Some(RssInfo { key_len: key.min(MOST_KEY), table_len, hash });
                 }

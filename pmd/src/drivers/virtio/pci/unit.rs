@@ -213,6 +213,9 @@ impl<F: PciFunction> Unit<F> {
         if pairs == 1 {
             features -= Features::MQ | Features::RSS;
         }
+        if self.config.rss.is_none() {
+            features -= Features::RSS;
+        }
         let features = features.consistent();
         if !features.contains(Features::VERSION_1) {
             return Err(VirtioPciError::Missing { what: "virtio 1.0" });
