@@ -81,15 +81,18 @@ fn run_in<K: KernelControl>(
             shown.push_str("no device was taken from its driver since this machine started\n");
         }
     }
+    let mut problems = Vec::new();
     for address in chosen {
         let result = match &options.bind {
             Some(driver) if driver != "none" => binder.bind(address, driver, options.force),
             None if options.restore => binder.restore(address, options.force),
             _ => binder.unbind(address, options.force),
         };
-        let bound = result.map_err(refused)?;
-        if !options.json {
-            tell(address, &bound, shown);
+        match result {
+            Ok(bound) if !options.json => tell(address, &bound, shown),
+            Ok(_) => {}
+            // One that cannot be had is no reason to leave the others.
+            Err(error) => problems.push(error.to_string()),
         }
     }
     if options.json {
@@ -97,7 +100,10 @@ fn run_in<K: KernelControl>(
     } else if options.status || !changes {
         shown.push_str(&status::as_text(machine, binder));
     }
-    Ok(())
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Refused(problems.join("; also ")).into())
 }
 
 /// What became of a device, in a line or two.
@@ -139,13 +145,6 @@ fn find(devices: &[PciDevice], name: &str) -> Result<PciAddress> {
         "no device {name:?}: expected a PCI address, as in 0000:00:03.0, or a network interface of a PCI device: {}",
         if interfaces.is_empty() { "there is none".to_owned() } else { interfaces.join(", ") }
     )
-}
-
-fn refused(error: PciError) -> anyhow::Error {
-    match error {
-        PciError::NotFound { .. } => error.into(),
-        _ => Refused(error.to_string()).into(),
-    }
 }
 
 #[cfg(test)]

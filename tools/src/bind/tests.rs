@@ -193,9 +193,9 @@ fn devices_are_bound_and_given_back() {
 }
 
 #[test]
-fn what_is_refused_is_told_after_what_was_done() {
+fn one_that_is_refused_does_not_keep_the_others() {
     let root = machine();
-    let (shown, done) = run_line(&root, "-b uio_pci_generic 00:04.0 eth0");
+    let (shown, done) = run_line(&root, "-b uio_pci_generic eth0 00:04.0");
     let error = done.unwrap_err();
     assert!(error.is::<Refused>());
     let text = error.to_string();
@@ -208,6 +208,8 @@ fn what_is_refused_is_told_after_what_was_done() {
     run_line(&root, "-b uio_pci_generic --force eth0").1.unwrap();
     assert_eq!(driver(&root, "0000:00:03.0").unwrap(), "uio_pci_generic");
 
+    let error = run_line(&root, "-b igb_uio 00:06.0 00:04.0").1.unwrap_err().to_string();
+    assert!(error.contains("; also 0000:00:04.0: ") && error.lines().count() == 1, "{error}");
     for (line, words) in [
         ("-b igb_uio 00:06.0", "igb_uio did not take it: no such device"),
         ("-b vfio-pci 00:06.0", "there is no IOMMU"),
