@@ -75,6 +75,8 @@ pub struct Watch {
     ended: Option<Instant>,
     looked: Instant,
     before: Vec<PortStats>,
+    /// Whether each port's link was up when it was looked at last, and when that was.
+    links: (Vec<bool>, Instant),
 }
 
 impl Watch {
@@ -82,7 +84,9 @@ impl Watch {
     #[must_use]
     pub fn new(style: Style, ports: &[Port<Started>]) -> Self {
         let now = Instant::now();
-        Self { style, begun: now, ended: None, looked: now, before: ports.iter().map(Port::stats).collect() }
+        let before = ports.iter().map(Port::stats).collect();
+        let links = (ports.iter().map(|port| port.link().up).collect(), now);
+        Self { style, begun: now, ended: None, looked: now, before, links }
     }
 
     /// Time since the beginning, or from there to the end.
@@ -102,6 +106,7 @@ impl Watch {
         done: impl Fn() -> bool,
     ) {
         const LOOK: Duration = Duration::from_millis(20);
+        const LINKS: Duration = Duration::from_millis(200);
         let mut live = Live::new();
         let limit = limit.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         while !done() && limit.is_none_or(|limit| self.elapsed() < limit) {
@@ -109,12 +114,28 @@ impl Watch {
             if stop.wait_timeout(left) {
                 break;
             }
+            // The table on a terminal has them.
+            if !live.is_terminal() && self.links.1.elapsed() >= LINKS {
+                self.say_links(ports);
+            }
             if period > 0 && self.looked.elapsed() >= Duration::from_secs(period) {
                 live.show(&self.look(ports, live.is_terminal()));
             }
         }
         self.ended = Some(Instant::now());
         stop.request();
+    }
+
+    /// Says which links have gone up or down since the last time.
+    fn say_links(&mut self, ports: &[Port<Started>]) {
+        let (were_up, looked) = &mut self.links;
+        *looked = Instant::now();
+        for (port, was_up) in ports.iter().zip(were_up) {
+            let link = port.link();
+            if std::mem::replace(was_up, link.up) != link.up {
+                say!("port {}: {}, link {link}", port.id(), port.name());
+            }
+        }
     }
 
     /// A table of what happened since the last look, for a terminal, or one line of it, for a pipe.

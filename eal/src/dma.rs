@@ -2,9 +2,16 @@
 
 use std::any::Any;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use wirerate_mempool::Memory;
+
+pub(crate) mod iommu;
+mod iova;
+mod memlock;
+pub(crate) mod physical;
+pub(crate) mod space;
 
 /// Bytes that a device reaches in one piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,4 +84,20 @@ pub trait DmaSpace: Send + Sync + fmt::Debug {
         memory: &dyn Memory,
         keep: Arc<dyn Any + Send + Sync>,
     ) -> Result<DmaMapping, DmaError>;
+
+    /// The device addresses that memory can get, each range with its first and last; empty where it has physical ones.
+    fn windows(&self) -> Vec<RangeInclusive<u64>> {
+        Vec::new()
+    }
+}
+
+/// Maps memory that is the device's alone from now on, until the mapping is dropped.
+///
+/// # Errors
+/// As [`DmaSpace::map`].
+pub fn map_owned(space: &dyn DmaSpace, memory: impl Memory + 'static) -> Result<DmaMapping, DmaError> {
+    let memory = Arc::new(memory);
+    // SAFETY: `memory` is kept by the mapping and reached by nobody else: it was moved here, and a `Memory` promises that
+    // no reference of anybody else points into it.
+    unsafe { space.map(&*memory, Arc::clone(&memory) as Arc<dyn Any + Send + Sync>) }
 }

@@ -25,6 +25,7 @@ pub struct Eal {
     lcores: Lcores,
     main: Lcore,
     memory: MemoryManager,
+    pci: pci::Shared,
     clock: Clock,
     stop: StopToken,
 }
@@ -80,6 +81,7 @@ impl Eal {
             lcores,
             main,
             memory,
+            pci: pci::Shared::default(),
             clock: Clock::calibrate(),
             stop: StopToken::new(),
         })
@@ -148,6 +150,11 @@ impl Eal {
     /// [`MemoryError`] when the request cannot be met; nothing is reserved then.
     pub fn reserve(&self, request: MemoryRequest) -> Result<Region, MemoryError> {
         self.memory.reserve(request)
+    }
+
+    /// What its PCI functions share.
+    pub(crate) fn pci(&self) -> &pci::Shared {
+        &self.pci
     }
 
     /// What memory regions have now, and what would give better.

@@ -44,6 +44,8 @@ pub mod pci;
 mod stop;
 mod system;
 pub mod topology;
+mod uio;
+mod vfio;
 pub mod wait;
 
 pub use clock::Clock;

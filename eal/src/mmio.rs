@@ -4,6 +4,10 @@
 
 use std::fmt;
 
+mod bar;
+
+pub use bar::Bar;
+
 /// Registers at byte offsets, little-endian as PCI has them.
 ///
 /// What lies outside reads as all ones and takes no writes, like a device that is gone. Accesses are not reordered among

@@ -17,6 +17,7 @@
 //! The smallest program that forwards is `examples/forward.rs`.
 
 pub mod drivers;
+mod lane;
 pub mod net;
 pub mod packet;
 pub mod pipeline;

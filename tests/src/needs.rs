@@ -10,7 +10,7 @@ use anyhow::Result;
 use libtest_mimic::{Completion, Failed, Trial};
 
 use crate::cgroup::MemoryCgroup;
-use crate::guest::Kernel;
+use crate::guest::{self, Kernel};
 use crate::hugepages::Reservation;
 use crate::namespace::Namespace;
 use crate::program;
@@ -36,6 +36,8 @@ pub enum Need {
     Dpdk,
     /// `dpdk-testpmd`, with its drivers for virtio-user and vhost.
     DpdkVirtio,
+    /// `dpdk-testpmd`, with its drivers for PCI devices in a guest.
+    DpdkPci,
     /// A C compiler, and DPDK's libraries to compile against.
     Libdpdk,
     /// A nightly toolchain that rustup knows.
@@ -87,16 +89,8 @@ impl Need {
             Self::Valgrind => on_path("valgrind", "valgrind")?,
             Self::Script => on_path("script", "bsdutils")?,
             Self::Dpdk => on_path("dpdk-testpmd", "dpdk-dev")?,
-            Self::DpdkVirtio => {
-                on_path("dpdk-testpmd", "dpdk-dev")?;
-                for driver in ["bus_vdev", "net_virtio", "net_vhost"] {
-                    let package = driver.replace('_', "-");
-                    anyhow::ensure!(
-                        has_dpdk_driver(driver),
-                        "no DPDK driver {driver} (Debian: apt install 'librte-{package}[0-9]*')"
-                    );
-                }
-            }
+            Self::DpdkVirtio => dpdk_drivers(&["bus_vdev", "net_virtio", "net_vhost"])?,
+            Self::DpdkPci => dpdk_drivers(&guest::DPDK_PLUGINS)?,
             Self::Libdpdk => {
                 on_path("cc", "gcc")?;
                 on_path("pkg-config", "pkgconf")?;
@@ -152,15 +146,32 @@ fn on_path(program: &str, package: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether dpdk-testpmd finds this driver among those that it loads: `/usr/lib/<machine>/dpdk/pmds-<version>`.
-fn has_dpdk_driver(driver: &str) -> bool {
+/// The file of this driver among those that dpdk-testpmd loads: `/usr/lib/<machine>/dpdk/pmds-<version>`.
+pub(crate) fn dpdk_driver(driver: &str) -> Option<String> {
     let folders =
         |path: PathBuf| std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
     let prefix = format!("librte_{driver}.so.");
-    let named = |path: PathBuf| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&prefix))
+    // There are links of other names to the file: `.so` and `.so.23`.
+    let named = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.and_then(|name| name.strip_prefix(&prefix)).is_some_and(|version| version.contains('.'))
     };
-    folders("/usr/lib".into()).flat_map(|machine| folders(machine.join("dpdk"))).flat_map(folders).any(named)
+    let mut drivers =
+        folders("/usr/lib".into()).flat_map(|machine| folders(machine.join("dpdk"))).flat_map(folders);
+    drivers.find(named).and_then(|path| path.to_str().map(str::to_owned))
+}
+
+/// Checks that dpdk-testpmd has these drivers.
+fn dpdk_drivers(drivers: &[&str]) -> Result<()> {
+    on_path("dpdk-testpmd", "dpdk-dev")?;
+    for driver in drivers {
+        let package = driver.replace('_', "-");
+        anyhow::ensure!(
+            dpdk_driver(driver).is_some(),
+            "no DPDK driver {driver} (Debian: apt install 'librte-{package}[0-9]*')"
+        );
+    }
+    Ok(())
 }
 
 /// Whether what is missing is a failure: `WIRERATE_REQUIRE=all`.

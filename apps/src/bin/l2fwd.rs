@@ -66,12 +66,13 @@ fn main() -> ExitCode {
 }
 
 fn l2fwd(eal: &Eal, options: &Options) -> Result<()> {
-    let demo = eal.vdevs().is_empty();
+    let opened = registry::open_all(eal)?;
+    let demo = opened.is_empty();
     ensure!(
         !demo || options.portmask.is_none(),
-        "-p names ports, and there are none: give each as --vdev, before --"
+        "-p names ports, and there are none: give each as --vdev or -a, before --"
     );
-    let (near, far) = if demo { demo::ports(eal, 2)? } else { (registry::open_all(eal)?, Vec::new()) };
+    let (near, far) = if demo { demo::ports(eal, 2)? } else { (opened, Vec::new()) };
     let near = program::choose_ports(near, options.portmask)?;
     let partners =
         program::partners(&near.iter().map(|port| port.id()).collect::<Vec<_>>(), options.portmap.as_ref())?;

@@ -21,7 +21,8 @@ pub trait PciFunction: Send + Sync + fmt::Debug + 'static {
     /// or has no such bytes.
     fn config_read(&self, offset: u16) -> u32;
 
-    /// Writes `len` bytes (1, 2 or 4) of the configuration space, the lowest of `value`, at a multiple of `len`.
+    /// Writes `len` bytes (1, 2 or 4) of the configuration space, the lowest of `value`, at a multiple of `len`. A real
+    /// function is not to be put to sleep so (PCI Power Management): reading its registers then ends the process.
     fn config_write(&self, offset: u16, len: u8, value: u32);
 
     /// The registers of base address register `index`, 0 to 5. Asking twice gives the same mapping.
@@ -48,21 +49,22 @@ pub trait PciFunction: Send + Sync + fmt::Debug + 'static {
     /// How many MSI-X vectors it has that can be used; 0 without MSI-X.
     fn msix_vectors(&self) -> u16;
 
-    /// Switches MSI-X on with vectors 0 to `count` - 1, each of which makes its descriptor readable. Interrupts that were
-    /// on before are off.
+    /// Switches MSI-X on with vectors 0 to `count` - 1, each of which makes its descriptor, an eventfd, readable until it
+    /// is read. Interrupts that were on before are off.
     ///
     /// # Errors
     /// [`PciError`] when there are not so many, or the system refuses.
     fn enable_msix(&self, count: u16) -> Result<Vec<OwnedFd>, PciError>;
 
     /// Switches the INTx interrupt on, which makes the descriptor readable, and is masked then until
-    /// [`unmask_intx`](Self::unmask_intx). Interrupts that were on before are off.
+    /// [`unmask_intx`](Self::unmask_intx). Interrupts that were on before are off. The descriptor is to be waited for and
+    /// not to be read: how many bytes that would be differs.
     ///
     /// # Errors
     /// [`PciError`] when there is none, or the system refuses.
     fn enable_intx(&self) -> Result<OwnedFd, PciError>;
 
-    /// Lets INTx come again, after what it told of was looked at.
+    /// Lets INTx come again, after what it told of was looked at, and its descriptor wait for that.
     fn unmask_intx(&self);
 
     /// Switches all interrupts off.

@@ -3,7 +3,7 @@
 use core::fmt;
 use std::os::fd::BorrowedFd;
 
-use super::{Counters, PortConfig, PortError};
+use super::{Counters, PortConfig, PortError, RssConfig, RssInfo};
 use crate::net::MacAddress;
 use crate::packet::{Burst, Offload};
 
@@ -32,6 +32,10 @@ pub struct DeviceInfo {
     /// The flags that the device can set on received packets, of its own accord or as
     /// [`PortConfig::rx_offloads`] allows.
     pub rx_offloads: Offload,
+    /// Whether it can receive frames of chosen VLANs only ([`PortConfig::vlan_filter`]).
+    pub vlan_filter: bool,
+    /// How it can spread received packets over queues, if the application may say ([`Port::set_rss`](super::Port::set_rss)).
+    pub rss: Option<RssInfo>,
     /// What the device can do while sending, at best. What a queue does at the moment is
     /// [`TxQueue::offloads`](super::TxQueue::offloads); software does the rest.
     pub tx_offloads: Offload,
@@ -51,6 +55,8 @@ impl DeviceInfo {
             rx_held: Held::Nothing,
             tx_held: Held::Nothing,
             shared_pool: false,
+            vlan_filter: false,
+            rss: None,
             rx_offloads: Offload::empty(),
             tx_offloads: Offload::empty(),
         }
@@ -176,6 +182,38 @@ pub trait Device: Send + fmt::Debug {
     /// [`PortError::Unsupported`] unless the driver can.
     fn set_promiscuous(&mut self, _on: bool) -> Result<(), PortError> {
         Err(PortError::Unsupported { what: "promiscuous mode" })
+    }
+
+    /// Switches reception of all frames for several stations on or off.
+    ///
+    /// # Errors
+    /// [`PortError::Unsupported`] unless the driver can.
+    fn set_all_multicast(&mut self, _on: bool) -> Result<(), PortError> {
+        Err(PortError::Unsupported { what: "all-multicast mode" })
+    }
+
+    /// Receives frames for these stations and groups, beside its own, instead of those named before.
+    ///
+    /// # Errors
+    /// [`PortError::Unsupported`] unless the driver can, or for more than the device has room for.
+    fn set_mac_filter(&mut self, _addresses: &[MacAddress]) -> Result<(), PortError> {
+        Err(PortError::Unsupported { what: "a filter of MAC addresses" })
+    }
+
+    /// Receives frames of a VLAN, or not any more. `vlan` is below 4096, and [`PortConfig::vlan_filter`] is set.
+    ///
+    /// # Errors
+    /// [`PortError::Unsupported`] unless the driver can.
+    fn set_vlan(&mut self, _vlan: u16, _on: bool) -> Result<(), PortError> {
+        Err(PortError::Unsupported { what: "a VLAN filter" })
+    }
+
+    /// Spreads received packets so. It is within [`DeviceInfo::rss`], and names queues that the configuration has.
+    ///
+    /// # Errors
+    /// [`PortError::Unsupported`] unless the driver can.
+    fn set_rss(&mut self, _rss: &RssConfig) -> Result<(), PortError> {
+        Err(PortError::Unsupported { what: "RSS" })
     }
 
     /// What the device itself has counted.

@@ -117,6 +117,9 @@ pub enum PortError {
     /// A pool that the driver needs could not be made.
     #[error(transparent)]
     Pool(#[from] MbufPoolError),
+    /// A PCI function cannot be found or taken.
+    #[error(transparent)]
+    Pci(#[from] wirerate_eal::pci::PciError),
 }
 
 impl PortError {

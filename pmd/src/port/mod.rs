@@ -9,6 +9,7 @@ mod mend;
 mod port;
 mod queue;
 pub mod registry;
+mod rss;
 
 pub use counters::{Counters, DropReason, PortStats};
 pub use devargs::DevArgs;
@@ -16,3 +17,4 @@ pub use device::{Device, DeviceInfo, DeviceQueues, DeviceStats, Held, Link, RxDr
 pub use error::PortError;
 pub use port::{Configured, Opened, Port, PortConfig, Queues, Started, StillHeld};
 pub use queue::{RxQueue, TxQueue};
+pub use rss::{RssConfig, RssHash, RssInfo};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::counters::PortStats;
 use super::queue::Lease;
-use super::{Counters, Device, DeviceInfo, Link, PortError, RxQueue, TxQueue};
+use super::{Counters, Device, DeviceInfo, Link, PortError, RssConfig, RxQueue, TxQueue};
 use crate::net::MacAddress;
 use crate::packet::{MbufPool, Offload};
 
@@ -31,6 +31,9 @@ pub struct PortConfig {
     pub pool: Option<MbufPool>,
     /// Whether frames for other stations are received too; on, as forwarders need it.
     pub promiscuous: bool,
+    /// Whether only frames without a VLAN tag, and those of VLANs that [`Port::set_vlan`] names, are received; all are,
+    /// unless the application says otherwise.
+    pub vlan_filter: bool,
     /// The largest payload in bytes; none leaves it as it is.
     pub mtu: Option<usize>,
     /// The liberties that the device may take with received packets, of [`Offload::RX_LIBERTIES`]; none, unless the
@@ -61,6 +64,7 @@ impl PortConfig {
             tx_descriptors: Self::DEFAULT_DESCRIPTORS,
             pool: None,
             promiscuous: true,
+            vlan_filter: false,
             mtu: None,
             rx_offloads: Offload::empty(),
             tx_offloads: Offload::TX_ALL,
@@ -92,6 +96,13 @@ impl PortConfig {
     #[must_use]
     pub fn promiscuous(mut self, on: bool) -> Self {
         self.promiscuous = on;
+        self
+    }
+
+    /// Sets whether frames of VLANs are received only if [`Port::set_vlan`] names these.
+    #[must_use]
+    pub fn vlan_filter(mut self, on: bool) -> Self {
+        self.vlan_filter = on;
         self
     }
 
@@ -343,6 +354,9 @@ impl<S> Port<S> {
                 return Err(PortError::QueueCount { device: self.name.clone(), direction, asked, most });
             }
         }
+        if config.vlan_filter && !info.vlan_filter {
+            return Err(PortError::Unsupported { what: "a VLAN filter" });
+        }
         if config.rx_queues > 0 && config.pool.is_none() {
             return Err(PortError::NoPool { device: self.name.clone(), rx_queues: config.rx_queues });
         }
@@ -407,6 +421,81 @@ impl<S> Port<S> {
     /// [`PortError`] when the driver or the system refuses.
     pub fn set_promiscuous(&mut self, on: bool) -> Result<(), PortError> {
         self.device.set_promiscuous(on)
+    }
+
+    /// Switches reception of all frames for several stations on or off.
+    ///
+    /// # Errors
+    /// [`PortError`] when the driver or the device refuses.
+    pub fn set_all_multicast(&mut self, on: bool) -> Result<(), PortError> {
+        self.device.set_all_multicast(on)
+    }
+
+    /// Receives frames for these stations and groups, beside the port's own, instead of those named before.
+    ///
+    /// # Errors
+    /// [`PortError`] when the driver or the device refuses.
+    pub fn set_mac_filter(&mut self, addresses: &[MacAddress]) -> Result<(), PortError> {
+        self.device.set_mac_filter(addresses)
+    }
+
+    fn vlan(&mut self, config: &PortConfig, vlan: u16, on: bool) -> Result<(), PortError> {
+        let problem = match vlan {
+            4096.. => format!("VLAN {vlan} cannot be; the highest is 4095"),
+            _ if !config.vlan_filter => {
+                "all VLANs are received: configure it with vlan_filter(true)".to_owned()
+            }
+            _ => return self.device.set_vlan(vlan, on),
+        };
+        Err(PortError::Configuration { device: self.name.clone(), problem })
+    }
+
+    fn rss(&mut self, config: &PortConfig, rss: &RssConfig) -> Result<(), PortError> {
+        let info = self.device.info().rss.ok_or(PortError::Unsupported { what: "RSS" })?;
+        if let Some(problem) = rss.problem(info, config.rx_queues) {
+            return Err(PortError::Configuration { device: self.name.clone(), problem });
+        }
+        self.device.set_rss(rss)
+    }
+}
+
+impl Port<Configured> {
+    /// Receives frames of a VLAN, or not any more, where [`PortConfig::vlan_filter`] is set.
+    ///
+    /// # Errors
+    /// [`PortError`] when it is not, or the driver or the device refuses.
+    pub fn set_vlan(&mut self, vlan: u16, on: bool) -> Result<(), PortError> {
+        let config = self.state.config.clone();
+        self.vlan(&config, vlan, on)
+    }
+
+    /// Spreads received packets over the queues by a hash of their headers.
+    ///
+    /// # Errors
+    /// [`PortError`] when the device cannot so ([`DeviceInfo::rss`]), or refuses.
+    pub fn set_rss(&mut self, rss: &RssConfig) -> Result<(), PortError> {
+        let config = self.state.config.clone();
+        self.rss(&config, rss)
+    }
+}
+
+impl Port<Started> {
+    /// Receives frames of a VLAN, or not any more, where [`PortConfig::vlan_filter`] is set.
+    ///
+    /// # Errors
+    /// [`PortError`] when it is not, or the driver or the device refuses.
+    pub fn set_vlan(&mut self, vlan: u16, on: bool) -> Result<(), PortError> {
+        let config = self.state.configured.config.clone();
+        self.vlan(&config, vlan, on)
+    }
+
+    /// Spreads received packets over the queues by a hash of their headers.
+    ///
+    /// # Errors
+    /// [`PortError`] when the device cannot so ([`DeviceInfo::rss`]), or refuses.
+    pub fn set_rss(&mut self, rss: &RssConfig) -> Result<(), PortError> {
+        let config = self.state.configured.config.clone();
+        self.rss(&config, rss)
     }
 }
 

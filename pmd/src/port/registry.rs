@@ -1,6 +1,7 @@
 //! The drivers by name. This is the one place that knows them all.
 
 use wirerate_eal::Eal;
+use wirerate_eal::pci::{self, OpenOptions, PciFunction, SelectedPci};
 
 use super::error::did_you_mean;
 use super::{DevArgs, Device, Opened, Port, PortError};
@@ -70,18 +71,114 @@ pub fn open(eal: &Eal, id: u16, devargs: &str) -> Result<Port<Opened>, PortError
     Ok(Port::new((driver.open)(eal, args)?, name, id))
 }
 
-/// Opens every device of `--vdev`, in order; their numbers count up from 0.
+/// A driver of devices on PCI.
+#[derive(Debug)]
+pub struct PciDriver {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is, and its parameters.
+    pub help: &'static str,
+    /// Vendor and device of what it drives.
+    pub ids: &'static [(u16, u16)],
+    kind: PciKind,
+}
+
+/// A driver is generic over how functions are reached, which no table of functions can hold.
+#[derive(Debug)]
+enum PciKind {
+    Virtio,
+}
+
+/// All drivers of devices on PCI.
+pub const PCI_DRIVERS: &[PciDriver] = &[PciDriver {
+    name: drivers::virtio::pci::NAME,
+    help: "a virtio network device of virtio 1.0 and later: queues=N, queue_size=N, packed_vq=0|1, mrg_rxbuf=0|1, in_order=0|1, speed=MBPS",
+    ids: &drivers::virtio::pci::IDS,
+    kind: PciKind::Virtio,
+}];
+
+/// The driver of a PCI device, by its vendor's and its own number.
+#[must_use]
+pub fn pci_driver(vendor: u16, device: u16) -> Option<&'static PciDriver> {
+    PCI_DRIVERS.iter().find(|driver| driver.ids.contains(&(vendor, device)))
+}
+
+/// Opens the PCI device `function` as port number `id`. `devargs` are its address and parameters, as in
+/// `0000:00:03.0,queue_size=512`.
 ///
 /// # Errors
-/// As [`open`], and [`PortError::NameTaken`] when two have one name.
+/// [`PortError`] says what is wrong with the devargs, that nobody drives such a device, or why it cannot be opened.
+pub fn open_pci<F: PciFunction>(
+    eal: &Eal,
+    id: u16,
+    function: F,
+    devargs: &str,
+) -> Result<Port<Opened>, PortError> {
+    open_function(eal, id, function, DevArgs::parse(devargs)?)
+}
+
+fn open_function<F: PciFunction>(
+    eal: &Eal,
+    id: u16,
+    function: F,
+    args: DevArgs,
+) -> Result<Port<Opened>, PortError> {
+    let name = args.name().to_owned();
+    let identity = function.config_read(0);
+    let (vendor, device) = (identity as u16, (identity >> 16) as u16);
+    let Some(driver) = pci_driver(vendor, device) else {
+        let problem = match identity {
+            u32::MAX => "the device is gone: its registers read as all ones".to_owned(),
+            _ => format!("no driver knows PCI device {vendor:04x}:{device:04x}"),
+        };
+        return Err(PortError::Configuration { device: name, problem });
+    };
+    let device = match driver.kind {
+        PciKind::Virtio => drivers::virtio::pci::open(eal, function, args)?,
+    };
+    Ok(Port::new(device, name, id))
+}
+
+/// Opens the PCI devices that the environment's options select, then every device of `--vdev`, in order; their numbers
+/// count up from 0.
+///
+/// A PCI device that was not asked for by `-a`, and that nobody drives or that cannot be opened, is passed over with a
+/// word in the log.
+///
+/// # Errors
+/// As [`open`] and [`open_pci`], and [`PortError::NameTaken`] when two have one name.
 pub fn open_all(eal: &Eal) -> Result<Vec<Port<Opened>>, PortError> {
     let mut ports: Vec<Port<Opened>> = Vec::new();
-    for (id, devargs) in (0..).zip(eal.vdevs()) {
-        let port = open(eal, id, devargs)?;
+    for selected in eal.pci_devices()? {
+        let id = ports.len() as u16;
+        match open_selected(eal, id, &selected) {
+            Ok(port) => ports.push(port),
+            Err(error) if selected.named => return Err(error),
+            Err(error) => tracing::warn!("passed over: {error}"),
+        }
+    }
+    for devargs in eal.vdevs() {
+        let port = open(eal, ports.len() as u16, devargs)?;
         if ports.iter().any(|other| other.name() == port.name()) {
             return Err(PortError::NameTaken { name: port.name().to_owned() });
         }
         ports.push(port);
     }
     Ok(ports)
+}
+
+/// Opens a PCI device by VFIO or UIO. Beside the parameters of its driver it takes `no_iommu=1`, for VFIO on machines
+/// without an IOMMU.
+fn open_selected(eal: &Eal, id: u16, selected: &SelectedPci) -> Result<Port<Opened>, PortError> {
+    let SelectedPci { device, devargs, .. } = selected;
+    let address = device.address;
+    if pci_driver(device.vendor, device.device).is_none() {
+        let problem = format!("no driver knows PCI device {:04x}:{:04x}", device.vendor, device.device);
+        return Err(PortError::Configuration { device: address.to_string(), problem });
+    }
+    let comma = if devargs.is_empty() { "" } else { "," };
+    let mut args = DevArgs::parse(&format!("{address}{comma}{devargs}"))?;
+    let options = OpenOptions { no_iommu: args.take_flag("no_iommu")? };
+    let function = pci::open(eal, address, &options)?;
+    open_function(eal, id, function, args)
 }

@@ -12,7 +12,6 @@
 //! | [`connection`], [`wake`] | messages and descriptors over a socket, with time limits |
 //! | [`backend`] | the back end: one session, and the device that it serves |
 //! | [`frontend`] | the front end: one session |
-//! | `lane` | a queue that lives on while its ring comes and goes |
 //! | `port` | what the ports at both ends have in common |
 //! | [`endpoint`] | where peers come from, and the thread that serves them |
 //! | [`error`] | what can go wrong |
@@ -23,7 +22,6 @@ pub mod connection;
 pub mod endpoint;
 pub mod error;
 pub mod frontend;
-pub(crate) mod lane;
 pub mod message;
 pub mod payload;
 pub(crate) mod port;

@@ -56,7 +56,7 @@ pub enum Waited {
 
 /// Waits until one of the descriptors is ready for `what`, the wake is raised, or the deadline has passed. The wake
 /// comes first when several are ready.
-pub(super) fn wait(
+pub(crate) fn wait(
     fds: &[BorrowedFd<'_>],
     what: PollFlags,
     wake: Option<BorrowedFd<'_>>,

@@ -111,9 +111,9 @@ pub trait DriverRing {
     /// The identifier that the next chain gets; none when all are outstanding.
     fn next_id(&self) -> Option<u16>;
 
-    /// Makes one chain of all `parts` available, by `table` where there is one. None when there is no room, and nothing
-    /// changes then.
-    fn offer_chain(&mut self, parts: &[Buffer], direction: Direction, table: Option<Table>) -> Option<u16>;
+    /// Makes one chain available, of parts that the device reads and then parts that it writes, by `table` where there is
+    /// one. None when there is no room or no part, and nothing changes then.
+    fn offer_chain(&mut self, read: &[Buffer], written: &[Buffer], table: Option<Table>) -> Option<u16>;
 
     /// Shows the device what was made available, and says whether it wants to be told.
     #[must_use = "true says that the device waits to be told"]
@@ -177,6 +177,15 @@ impl AnyDriverRing {
             Self::Packed(ring) => ring.disarm(),
         }
     }
+}
+
+/// The parts of a chain and the flags of each, in order.
+pub(super) fn parts<'a>(
+    read: &'a [Buffer],
+    written: &'a [Buffer],
+) -> impl DoubleEndedIterator<Item = (&'a Buffer, u16)> {
+    let flagged = |direction: Direction| move |part: &'a Buffer| (part, direction.flags());
+    read.iter().map(flagged(Direction::ToDevice)).chain(written.iter().map(flagged(Direction::FromDevice)))
 }
 
 /// Numbers that are free, given out in the order in which they came back.

@@ -42,6 +42,10 @@ bitflags! {
         const MQ = 1 << 22;
         /// The station address by the control queue.
         const CTRL_MAC_ADDR = 1 << 23;
+        /// Packets are spread over queues by a hash, as the driver says.
+        const RSS = 1 << 60;
+        /// The configuration tells the link's speed.
+        const SPEED_DUPLEX = 1 << 63;
         /// A header may share a descriptor with data (legacy devices; always so since 1.0).
         const ANY_LAYOUT = 1 << 27;
         /// A descriptor may point to a table of descriptors.
@@ -69,7 +73,47 @@ impl Features {
     /// What lets a packet go to the driver that is not as on a wire.
     pub const TO_DRIVER_OFFLOADS: Self =
         Self::GUEST_CSUM.union(Self::GUEST_TSO4).union(Self::GUEST_TSO6).union(Self::GUEST_ECN);
+    /// Without features that need others which are not there (virtio 1.2, 5.1.3.1).
+    #[must_use]
+    pub fn consistent(mut self) -> Self {
+        let large = Self::GUEST_TSO4 | Self::GUEST_TSO6;
+        let cut = Self::HOST_TSO4 | Self::HOST_TSO6;
+        let commands = Self::CTRL_RX
+            | Self::CTRL_VLAN
+            | Self::GUEST_ANNOUNCE
+            | Self::MQ
+            | Self::CTRL_MAC_ADDR
+            | Self::RSS;
+        for (needed, by) in [
+            (Self::GUEST_CSUM, large),
+            (large, Self::GUEST_ECN),
+            (Self::CSUM, cut),
+            (cut, Self::HOST_ECN),
+            (Self::CTRL_VQ, commands),
+        ] {
+            if !self.intersects(needed) {
+                self -= by;
+            }
+        }
+        self
+    }
+
     /// What lets a packet go to the device that is not as on a wire.
     pub const TO_DEVICE_OFFLOADS: Self =
         Self::CSUM.union(Self::HOST_TSO4).union(Self::HOST_TSO6).union(Self::HOST_ECN);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Features as F;
+
+    #[test]
+    fn features_that_lack_others_are_left_out() {
+        let all = F::GUEST_CSUM | F::GUEST_TSO6 | F::GUEST_ECN | F::CSUM | F::HOST_TSO4 | F::HOST_ECN;
+        assert_eq!(all.consistent(), all);
+        assert_eq!((all - F::GUEST_CSUM).consistent(), F::CSUM | F::HOST_TSO4 | F::HOST_ECN);
+        assert_eq!((all - F::HOST_TSO4).consistent(), all - F::HOST_TSO4 - F::HOST_ECN);
+        assert_eq!((F::MQ | F::RSS | F::CTRL_RX | F::MAC).consistent(), F::MAC);
+        assert_eq!((F::MQ | F::CTRL_VQ).consistent(), F::MQ | F::CTRL_VQ);
+    }
 }

@@ -9,7 +9,7 @@
 //! | [`split`], [`packed`] | both sides of the two kinds of rings |
 //! | [`shared_memory`] | the driver's memory, as the device has mapped it |
 //! | [`net_header`] | what stands before each packet |
-//! | [`notify`] | doorbells: eventfds, and what a sleeper waits for |
+//! | [`notify`] | doorbells: eventfds and registers, and what a sleeper waits for |
 //!
 //! Each side checks all that the other writes: an index, an identifier, a length, a chain's end.
 
@@ -32,5 +32,6 @@ pub use driver::{AnyDriverRing, Broken, Buffer, Direction, DriverRing, Table};
 pub use features::Features;
 pub use layout::{Descriptor, Format, Lengths, RingArea};
 pub use net_header::NetHeader;
+pub(crate) use notify::Kick;
 pub use notify::{Bell, Ringer};
 pub use shared_memory::SharedMemory;

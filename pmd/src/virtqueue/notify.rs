@@ -1,4 +1,4 @@
-//! Doorbells: eventfds by which one side tells the other that it has put something into a ring.
+//! Doorbells: eventfds and registers by which one side tells the other that it has put something into a ring.
 //!
 //! A descriptor that comes from another process is never read, because a read could block, or take what a third party
 //! waits for. A [`Bell`] is an epoll instance that hears the edges of such descriptors: it is readable when one was rung,
@@ -6,9 +6,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use wirerate_eal::mmio::Mmio;
 
 /// What a sleeper waits for.
 #[derive(Debug)]
@@ -101,6 +103,36 @@ impl Ringer {
 impl AsFd for Ringer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// How a driver tells its device of what it has put into a ring.
+#[derive(Debug)]
+pub(crate) enum Kick {
+    /// By an eventfd, as over vhost-user.
+    Event(Ringer),
+    /// By a write to a register, as on PCI (virtio 1.2, 4.1.5.2).
+    Register {
+        /// The registers.
+        registers: Arc<dyn Mmio>,
+        /// Where in them, in bytes.
+        offset: usize,
+        /// The ring's number.
+        ring: u16,
+    },
+}
+
+impl Kick {
+    /// Tells the device. Next to what that costs, a system call or a write to a device, the choice and the call by a table
+    /// of methods are nothing.
+    #[cold]
+    pub(crate) fn ring(&self) {
+        match self {
+            Self::Event(ringer) => ringer.ring(),
+            // What was written into the ring before goes before this write: `Mmio` promises that on every machine. On
+            // x86-64 stores to memory and to device registers keep their order without more.
+            Self::Register { registers, offset, ring } => registers.write16(*offset, *ring),
+        }
     }
 }
 

@@ -94,8 +94,8 @@ macro_rules! device {
 enum Step {
     /// The driver offers so many buffers by themselves.
     Each(usize),
-    /// It offers a chain of so many parts, by a table or not.
-    Chain(usize, bool),
+    /// It offers a chain of so many parts, of which the device reads so many, by a table or not.
+    Chain(usize, usize, bool),
     /// The device uses up to so many, in this many calls.
     Use(usize, usize),
     /// The driver takes back up to so many.
@@ -107,7 +107,7 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         3 => (1..40usize).prop_map(Step::Each),
-        2 => (1..8usize, any::<bool>()).prop_map(|(parts, table)| Step::Chain(parts, table)),
+        2 => (1..8usize, 0..8usize, any::<bool>()).prop_map(|(parts, read, table)| Step::Chain(parts, read.min(parts), table)),
         4 => (1..40usize, 1..3usize).prop_map(|(most, calls)| Step::Use(most, calls)),
         4 => (1..40usize).prop_map(Step::Reap),
         1 => Just(Step::Restart),
@@ -119,8 +119,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn run(format: Format, size: u16, features: Features, direction: Direction, steps: &[Step]) {
     let lab = Lab::new(format, size);
     let (mut driver, mut device) = (lab.driver(features), lab.device(features));
-    // Identifiers and parts that the device has not used; identifiers and lengths that the driver has not taken back.
-    let mut offered: VecDeque<(u16, Vec<Buffer>)> = VecDeque::new();
+    // Identifiers and parts that the device has not used, and how many of those it reads; identifiers and lengths that the driver has not taken back.
+    let mut offered: VecDeque<(u16, Vec<Buffer>, usize)> = VecDeque::new();
     let mut used: VecDeque<(u16, u32)> = VecDeque::new();
     let mut serial = 0u64;
     let mut buffer = || {
@@ -130,17 +130,18 @@ fn run(format: Format, size: u16, features: Features, direction: Direction, step
     for step in steps {
         match *step {
             Step::Each(count) => {
+                let read = usize::from(direction == Direction::ToDevice);
                 let buffers: Vec<_> = (0..count).map(|_| buffer()).collect();
                 let placed = driver!(&mut driver, ring => {
                     let free = ring.free();
-                    let placed = ring.offer_each(&buffers, direction, |at, id| offered.push_back((id, vec![buffers[at]])));
+                    let placed = ring.offer_each(&buffers, direction, |at, id| offered.push_back((id, vec![buffers[at]], read)));
                     assert_eq!(placed, count.min(free));
                     let _ = ring.publish();
                     placed
                 });
                 assert!(placed <= count);
             }
-            Step::Chain(parts, by_table) => {
+            Step::Chain(parts, read, by_table) => {
                 let parts: Vec<_> = (0..parts).map(|_| buffer()).collect();
                 driver!(&mut driver, ring => {
                     let by_table = by_table && features.contains(Features::INDIRECT);
@@ -148,11 +149,11 @@ fn run(format: Format, size: u16, features: Features, direction: Direction, step
                     let expected = ring.next_id();
                     let needs = if table.is_some() { 1 } else { parts.len() };
                     let free = ring.free();
-                    let id = ring.offer_chain(&parts, direction, table);
+                    let id = ring.offer_chain(&parts[..read], &parts[read..], table);
                     assert_eq!(id.is_some(), free >= needs);
                     if let Some(id) = id {
                         assert_eq!(Some(id), expected);
-                        offered.push_back((id, parts));
+                        offered.push_back((id, parts, read));
                     }
                     let _ = ring.publish();
                 });
@@ -165,14 +166,14 @@ fn run(format: Format, size: u16, features: Features, direction: Direction, step
                         assert_eq!(found, most.min(offered.len()));
                         let mut chain = Chain::new();
                         for head in &heads[..found] {
-                            let (id, parts) = offered.pop_front().unwrap();
+                            let (id, parts, read) = offered.pop_front().unwrap();
                             assert_eq!(head.id, id);
                             ring.chain(head, &lab.memory, &mut chain).unwrap();
                             let seen: Vec<_> =
                                 chain.iter().map(|part| Buffer { address: part.address, len: part.len }).collect();
                             assert_eq!(seen, parts);
-                            let writes = direction == Direction::FromDevice;
-                            assert!(chain.iter().all(|part| (part.flags & WRITE != 0) == writes));
+                            let written: Vec<_> = chain.iter().map(|part| part.flags & WRITE != 0).collect();
+                            assert!(written.iter().enumerate().all(|(at, written)| *written == (at >= read)));
                         }
                         let lens = |at: usize| match direction {
                             Direction::ToDevice => 0,

@@ -21,6 +21,7 @@ fn run<R: DriverRing>(ring: &mut R, lab: &Lab, mut input: Input<'_>) {
             3 => {
                 let parts = [Buffer { address: GUEST + 0x1000, len: 64 }; 8];
                 let count = usize::from(input.byte()) % 8 + 1;
+                let (read, written) = parts[..count].split_at(usize::from(input.byte()) % (count + 1));
                 let table = ring.next_id().filter(|_| lab.features.contains(Features::INDIRECT)).map(|id| {
                     let address = GUEST + 0x1000 + 128 * u64::from(id);
                     let place = lab.memory.guest(address, 128).expect("in the memory");
@@ -28,7 +29,7 @@ fn run<R: DriverRing>(ring: &mut R, lab: &Lab, mut input: Input<'_>) {
                     unsafe { Table::new(place, address) }
                 });
                 let direct = table.is_none();
-                if let Some(id) = ring.offer_chain(&parts[..count], Direction::ToDevice, table) {
+                if let Some(id) = ring.offer_chain(read, written, table) {
                     let slots = if direct { count } else { 1 };
                     assert_eq!(
                         std::mem::replace(&mut lent[usize::from(id)], slots),

@@ -7,6 +7,11 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
+# DPDK loads no plugin where everybody could put one.
+chmod 755 /
+mkdir /dev/shm /dev/hugepages
+mount -t tmpfs shm /dev/shm
+mount -t hugetlbfs huge /dev/hugepages
 # They are numbered in an order in which they can be loaded.
 for module in /modules/*; do
   insmod "$module" || echo "init: no $module" >/dev/kmsg

@@ -1,5 +1,6 @@
-//! What a guest finds as its root: busybox, the modules it loads, programs of the host, and our `init`.
+//! What a guest finds as its root: busybox, the modules it loads, programs of the host and of ours, and our `init`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -9,27 +10,48 @@ use anyhow::{Context, Result, ensure};
 
 use super::cpio::Archive;
 use super::kernel::Kernel;
+use super::ours;
 use crate::{needs, program};
 
 /// Time to ask busybox or ldd something.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// An archive for `kernel` that has these modules loaded and these programs of the host in `/host`.
-pub(super) fn build(kernel: &Kernel, modules: &[&str], programs: &[String]) -> Result<Vec<u8>> {
+/// What is in a guest beside busybox.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Content {
+    /// Modules of the kernel to load, with what they need.
+    pub(super) modules: Vec<&'static str>,
+    /// Programs of the host.
+    pub(super) programs: Vec<String>,
+    /// Programs of ours.
+    pub(super) ours: Vec<ours::Program>,
+    /// Plugins of DPDK, beside those that its programs are linked to: `net_virtio`.
+    pub(super) dpdk: Vec<&'static str>,
+}
+
+/// An archive for `kernel` with this content: the programs are in `/host`.
+pub(super) fn build(kernel: &Kernel, content: &Content) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for folder in ["proc", "sys", "dev", "tmp", "run"] {
         archive.folder(folder)?;
     }
+    archive.link("var/run", "/run")?;
     archive.file("init", include_bytes!("init.sh"))?;
-    for (index, (name, content)) in kernel.modules()?.closure(modules)?.iter().enumerate() {
+    for (index, (name, content)) in kernel.modules()?.closure(&content.modules)?.iter().enumerate() {
         archive.file(&format!("modules/{index:03}-{name}.ko"), content)?;
     }
-    let mut libraries = Libraries { archive: &mut archive, added: Vec::new() };
+    let mut libraries = Libraries { archive: &mut archive, added: BTreeSet::new() };
     let busybox = needs::find("busybox").context("no busybox (Debian: apt install busybox-static)")?;
     libraries.program("bin/busybox", &busybox)?;
-    for name in programs {
+    for name in &content.programs {
         let path = needs::find(name).with_context(|| format!("no {name} on the host"))?;
         libraries.program(&format!("host/{name}"), &path)?;
+    }
+    for name in &content.dpdk {
+        libraries.plugin(name)?;
+    }
+    for program in &content.ours {
+        archive.file(&format!("host/{}", program.name()), &program.content()?)?;
     }
     let mut list = Command::new(&busybox);
     list.arg("--list");
@@ -44,7 +66,7 @@ pub(super) fn build(kernel: &Kernel, modules: &[&str], programs: &[String]) -> R
 /// Adds programs, and the libraries they need, each once.
 struct Libraries<'a> {
     archive: &'a mut Archive,
-    added: Vec<String>,
+    added: BTreeSet<String>,
 }
 
 impl Libraries<'_> {
@@ -54,8 +76,20 @@ impl Libraries<'_> {
             // The loader looks where the host's does.
             if !self.added.contains(&library) {
                 self.archive.file(library.trim_start_matches('/'), &read(Path::new(&library))?)?;
-                self.added.push(library);
+                self.added.insert(library);
             }
+        }
+        Ok(())
+    }
+
+    /// Adds a plugin of DPDK where its programs look for plugins. One that is there as a library already they have
+    /// without looking; as another file it would be loaded twice.
+    fn plugin(&mut self, name: &str) -> Result<()> {
+        let path = needs::dpdk_driver(name).with_context(|| format!("no DPDK driver {name} on the host"))?;
+        // `librte_net_virtio.so.23.0` is linked to as `librte_net_virtio.so.23`.
+        let (library, _) = path.rsplit_once('.').context("a plugin without a version")?;
+        if !self.added.contains(library) && self.added.insert(path.clone()) {
+            self.program(path.trim_start_matches('/'), Path::new(&path))?;
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 use std::process::ExitCode;
 
 use libtest_mimic::Arguments;
+use wirerate_tests::guest::cable;
 use wirerate_tests::{scratch, transfer};
 
 mod checks;
@@ -16,14 +17,15 @@ mod files;
 mod guests;
 mod interop;
 mod memory;
+mod pci;
 mod peers;
 mod support;
 mod traffic;
 mod usage;
 
 fn main() -> ExitCode {
-    // Before the arguments are looked at: this may be the sender or receiver of a file.
-    match transfer::take_part() {
+    // Before the arguments are looked at: this may be the sender or receiver of a file, or carry frames.
+    match transfer::take_part().and_then(|taken| Ok(taken || cable::take_part()?)) {
         Ok(true) => return ExitCode::SUCCESS,
         Ok(false) => {}
         Err(error) => {
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         traffic::trials(),
         peers::trials(),
         guests::trials(),
+        pci::trials(),
         interop::trials(),
         cleanup::trials(),
         files::trials(),

@@ -26,10 +26,11 @@ use wirerate_eal::Eal;
 
 use self::rx::DeviceRx;
 use self::tx::DeviceTx;
+use crate::lane::Lanes;
 use crate::net::MacAddress;
 use crate::packet::{MbufPool, Offload};
 use crate::port::{DevArgs, Device, DeviceInfo, DeviceQueues, DeviceStats, Link, PortConfig, PortError};
-use crate::vhost_user::port::{Lanes, MAX_PAIRS, Place, take_pairs};
+use crate::vhost_user::port::{MAX_PAIRS, Place, take_pairs};
 use crate::vhost_user::{self, BackEnd, ControlThread, Ended, RingSetup};
 use crate::virtqueue::{AnyDeviceRing, Features, Format, RingArea, Ringer, net_offload};
 

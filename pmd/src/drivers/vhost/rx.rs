@@ -3,9 +3,9 @@
 use core::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::lane::Receive;
 use crate::packet::{Blank, Blanks, Burst, HEADROOM, MAX_BURST, MbufPool};
 use crate::port::{Counters, DropReason};
-use crate::vhost_user::port::Receive;
 use crate::virtqueue::copy::copy;
 use crate::virtqueue::layout::{INDIRECT, WRITE, prefetch};
 use crate::virtqueue::net_header::{self, NetHeader};

@@ -8,8 +8,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::rx::DeviceRx;
 use super::tx::DeviceTx;
+use crate::lane::Receive;
 use crate::port::{Counters, DropReason};
-use crate::vhost_user::port::Receive;
 use crate::virtqueue::layout::{AVAIL, INDIRECT, NEXT, WRITE};
 use crate::virtqueue::shared_memory::{SharedMemory, SharedRegion};
 use crate::virtqueue::{AnyDeviceRing, Bell, Features, Format, RingArea, Ringer};

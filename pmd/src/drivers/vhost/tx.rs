@@ -3,9 +3,9 @@
 use core::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::lane::Transmit;
 use crate::packet::{Burst, MAX_BURST, Mbuf, Offload};
 use crate::port::{Counters, DropReason};
-use crate::vhost_user::port::Transmit;
 use crate::virtqueue::copy::copy;
 use crate::virtqueue::layout::{INDIRECT, WRITE, prefetch_write};
 use crate::virtqueue::net_header::{self, NetHeader};

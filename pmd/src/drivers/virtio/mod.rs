@@ -5,12 +5,18 @@
 //! | `rx`, `tx` | receiving and sending by a ring, as its driver |
 //! | `reach` | what of our memory the device reaches |
 //! | `rings` | where rings lie |
+//! | `pairs` | making queues over them |
+//! | `state` | what is known of a device |
 //! | `session` | bringing a device of another process up, and letting go of it |
+//! | [`pci`] | `net_virtio`: a device on PCI |
 //! | [`user`] | `net_virtio_user`: a device of another process, over vhost-user |
 
+mod pairs;
+pub mod pci;
 mod reach;
 mod rings;
 mod rx;
 mod session;
+mod state;
 mod tx;
 pub mod user;

@@ -1,4 +1,4 @@
-//! Where the rings of a virtio-net driver lie: one region, shared with the device, for all of them and what they need
+//! Where the rings of a virtio-net driver lie: one region, which the device reaches, for all of them and what they need
 //! beside.
 
 use core::ptr::NonNull;
@@ -8,6 +8,7 @@ use wirerate_eal::memory::Region;
 use wirerate_eal::{Eal, MemoryError, MemoryRequest};
 use wirerate_mempool::Memory;
 
+use super::reach::Reach;
 use super::tx::{SIDE, Side};
 use crate::virtqueue::{Format, RingArea};
 
@@ -16,11 +17,11 @@ const ALIGN: usize = 4096;
 /// The parts of a ring do not share cache lines, not even pairs of them.
 const PART_ALIGN: usize = 128;
 
-/// Memory for pairs of rings of one size.
+/// Memory for rings of up to one size.
 #[derive(Debug)]
 pub(crate) struct RingMemory {
     region: Arc<Region>,
-    size: u16,
+    largest: u16,
 }
 
 /// The place of one ring.
@@ -47,24 +48,31 @@ impl Place {
 }
 
 impl RingMemory {
-    /// Reserves memory for `rings` rings of `size` descriptors, that another process can map.
-    pub(crate) fn reserve(eal: &Eal, name: &str, rings: u16, size: u16) -> Result<Self, MemoryError> {
-        let len = Place::at(0, size).end * usize::from(rings);
-        let request = MemoryRequest::new(len).align(ALIGN).shared(true).name(format!("{name} rings"));
-        Ok(Self { region: Arc::new(eal.reserve(request)?), size })
+    /// Reserves memory for `rings` rings of up to `largest` descriptors; `shared` if another process is to map it.
+    pub(crate) fn reserve(
+        eal: &Eal,
+        name: &str,
+        rings: u16,
+        largest: u16,
+        shared: bool,
+    ) -> Result<Self, MemoryError> {
+        let len = Place::at(0, largest).end * usize::from(rings);
+        let request = MemoryRequest::new(len).align(ALIGN).shared(shared).name(format!("{name} rings"));
+        Ok(Self { region: Arc::new(eal.reserve(request)?), largest })
     }
 
     /// The region.
-    pub(crate) fn region(&self) -> &Region {
+    pub(crate) fn region(&self) -> &Arc<Region> {
         &self.region
     }
 
-    /// The memory of ring `index`. None when there are not so many, or no ring of that kind can have that size.
+    /// The memory of ring `index`, for `size` descriptors. None when there are not so many rings, or no ring of that kind
+    /// can have that size here.
     ///
     /// # Safety
     /// What was given out for this index before is not used any more.
-    pub(crate) unsafe fn ring(&self, index: u16, format: Format) -> Option<RingArea> {
-        let place = self.place(index)?;
+    pub(crate) unsafe fn ring(&self, index: u16, format: Format, size: u16) -> Option<RingArea> {
+        let place = self.place(index, size)?;
         let at = |offset: usize| -> NonNull<u8> {
             // SAFETY: `place` looked that all of it is in the region.
             unsafe { self.region.base().add(offset) }
@@ -73,24 +81,26 @@ impl RingMemory {
         // them, the caller says.
         unsafe {
             let (driver, device) = (at(place.driver), at(place.device));
-            RingArea::new(format, self.size, at(place.descriptors), driver, device, self.region.clone())
+            RingArea::new(format, size, at(place.descriptors), driver, device, self.region.clone())
         }
     }
 
-    /// What transmission needs beside ring `index`.
+    /// What transmission needs beside ring `index` of `size` descriptors, in one piece as the device `reach`es it.
     ///
     /// # Safety
     /// As for [`ring`](Self::ring).
-    pub(crate) unsafe fn side(&self, index: u16) -> Option<Side> {
-        let place = self.place(index)?;
-        let device = self.region.base().as_ptr().addr() + place.side;
+    pub(crate) unsafe fn side(&self, index: u16, size: u16, reach: &Reach) -> Option<Side> {
+        let place = self.place(index, size)?;
+        // SAFETY: `place` looked that it is in the region.
+        let base = unsafe { self.region.base().add(place.side) };
+        let device = reach.clone().address(base, usize::from(size) * SIDE)?;
         // SAFETY: as the caller says.
-        unsafe { Side::new(Arc::clone(&self.region), place.side, self.size, device as u64) }
+        unsafe { Side::new(Arc::clone(&self.region), place.side, size, device) }
     }
 
-    fn place(&self, index: u16) -> Option<Place> {
-        let whole = Place::at(0, self.size).end;
-        let place = Place::at(whole * usize::from(index), self.size);
-        (place.end <= self.region.len()).then_some(place)
+    fn place(&self, index: u16, size: u16) -> Option<Place> {
+        let whole = Place::at(0, self.largest).end;
+        let place = Place::at(whole * usize::from(index), size);
+        (size <= self.largest && place.end <= self.region.len()).then_some(place)
     }
 }

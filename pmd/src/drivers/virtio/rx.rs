@@ -3,12 +3,12 @@
 use arrayvec::ArrayVec;
 
 use super::reach::Reach;
+use crate::lane::Receive;
 use crate::packet::{Blank, Blanks, Burst, Filler, HEADROOM, MAX_BURST, Mbuf, MbufPool};
 use crate::port::{Counters, DropReason};
-use crate::vhost_user::port::Receive;
 use crate::virtqueue::layout::prefetch;
 use crate::virtqueue::net_header::{self, NetHeader};
-use crate::virtqueue::{AnyDriverRing, Broken, Buffer, Direction, DriverRing, Features, Ringer, net_offload};
+use crate::virtqueue::{AnyDriverRing, Broken, Buffer, Direction, DriverRing, Features, Kick, net_offload};
 
 /// As many descriptors are left empty before they are filled again, in rings that have more than twice as many: each time
 /// costs a fence.
@@ -42,7 +42,7 @@ pub(crate) struct DriverRx {
     /// Whether headers may say something beside the number of buffers.
     offloads: bool,
     partial: Option<Partial>,
-    kick: Ringer,
+    kick: Kick,
 }
 
 /// The buffers that the device has, by their identifiers.
@@ -64,13 +64,13 @@ struct Used {
 
 impl DriverRx {
     /// Receives by `ring`, which is empty, into buffers of `pool`, and tells the device of new buffers by `kick`. It has
-    /// buffers from the start if it is to be `filled`, and else none at all.
+    /// buffers from the start if it is to be `filled`, and else none at all; [`kick`](Self::kick) tells of those.
     pub(crate) fn new(
         ring: AnyDriverRing,
         features: Features,
         pool: MbufPool,
         reach: Reach,
-        kick: Ringer,
+        kick: Kick,
         filled: bool,
     ) -> Self {
         let size = usize::from(ring.size());
@@ -91,18 +91,27 @@ impl DriverRx {
             kick,
         };
         if filled {
-            queue.refill(1);
+            queue.post(1);
         }
         queue
     }
 
-    /// Posts as many buffers as the ring has room for.
-    pub(crate) fn refill(&mut self, least: usize) {
-        let kick = match &mut self.ring {
+    /// Tells the device of the buffers, once it may be told.
+    pub(crate) fn kick(&self) {
+        self.kick.ring();
+    }
+
+    /// Posts as many buffers as the ring has room for, if those are `least`; true when the device waits to be told.
+    fn post(&mut self, least: usize) -> bool {
+        match &mut self.ring {
             AnyDriverRing::Split(ring) => self.posts.refill(ring, least),
             AnyDriverRing::Packed(ring) => self.posts.refill(ring, least),
-        };
-        if kick {
+        }
+    }
+
+    /// Posts buffers, and tells the device if it waits for that.
+    fn refill(&mut self, least: usize) {
+        if self.post(least) {
             self.kick.ring();
         }
     }

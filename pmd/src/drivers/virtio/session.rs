@@ -1,24 +1,22 @@
 //! A session of `net_virtio_user` with its device: set up, watched, and taken down again.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use wirerate_mempool::Memory;
 
+use super::pairs::Pairs;
 use super::reach::{Range, Reach};
 use super::rings::RingMemory;
-use super::rx::DriverRx;
-use super::tx::DriverTx;
+use super::state::{State, VirtioLanes};
 use super::user::Options;
-use crate::net::MacAddress;
 use crate::packet::MbufPool;
 use crate::vhost_user::codes::ProtocolFeatures;
-use crate::vhost_user::port::Lanes;
 use crate::vhost_user::{Connection, FrontEnd, MemoryRegion, RingAddresses, VhostUserError, Waited, Wake};
-use crate::virtqueue::{AnyDriverRing, Features, Format, Ringer, net_offload};
+use crate::virtqueue::{Features, Format, Kick, Ringer};
 
 /// How long `stop` waits for the device to let go of all rings.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -29,39 +27,13 @@ const DRIVER: u8 = 2;
 const DRIVER_OK: u8 = 4;
 const FEATURES_OK: u8 = 8;
 
-/// What the control thread, the queues and the port share.
-#[derive(Debug)]
-pub(super) struct State {
-    pub(super) mac: Mutex<MacAddress>,
-    pub(super) mtu: AtomicU32,
-    /// `Offload` bits that the device does.
-    pub(super) can: Arc<AtomicU32>,
-    pub(super) features: AtomicU64,
-    /// A session is set up, and the device says that the link is up.
-    pub(super) up: AtomicBool,
+/// How sessions went.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
     /// The first session is set up, or has failed.
     pub(super) tried: AtomicBool,
-    pub(super) sessions: AtomicU64,
-    pub(super) failures: AtomicU64,
-    pub(super) copied: AtomicU64,
-    pub(super) lanes: Mutex<UserLanes>,
-}
-
-/// The lanes of a started port.
-pub(super) type UserLanes = Lanes<DriverRx, DriverTx>;
-
-impl State {
-    pub(super) fn mac(&self) -> MacAddress {
-        *self.mac.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn lanes(&self) -> UserLanes {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(super) fn set_lanes(&self, lanes: UserLanes) {
-        *self.lanes.lock().unwrap_or_else(PoisonError::into_inner) = lanes;
-    }
+    pub(super) begun: AtomicU64,
+    pub(super) failed: AtomicU64,
 }
 
 /// What a session needs; in the control thread.
@@ -73,32 +45,24 @@ pub(super) struct Session {
     pub(super) sends: u16,
     pub(super) pool: MbufPool,
     pub(super) memory: Arc<RingMemory>,
-    pub(super) lanes: UserLanes,
+    pub(super) lanes: VirtioLanes,
     pub(super) state: Arc<State>,
+    pub(super) sessions: Arc<Sessions>,
 }
 
 impl Session {
     /// Sets everything up with the device at the other end of `stream`, and takes it down when that goes or the wake is
     /// raised.
     pub(super) fn run(&self, stream: UnixStream, wake: &Wake) {
-        self.state.sessions.fetch_add(1, Ordering::Relaxed);
+        self.sessions.begun.fetch_add(1, Ordering::Relaxed);
         let ended = self.serve(stream, wake);
-        self.state.up.store(false, Ordering::Relaxed);
-        self.state.can.store(0, Ordering::Relaxed);
-        for lane in &self.lanes.rx {
-            drop(lane.remove());
-        }
-        for lane in &self.lanes.tx {
-            if let Some(tx) = lane.remove() {
-                self.state.copied.fetch_add(tx.copied(), Ordering::Relaxed);
-            }
-        }
-        self.state.tried.store(true, Ordering::Release);
+        drop(self.state.end(&self.lanes));
+        self.sessions.tried.store(true, Ordering::Release);
         match ended {
             Ok(Waited::Woken) | Err(VhostUserError::Stopped { .. }) => {}
             Ok(_) => tracing::info!("{}: the device has gone", self.name),
             Err(error) => {
-                self.state.failures.fetch_add(1, Ordering::Relaxed);
+                self.sessions.failed.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!("{}: the session with the device has ended: {error}", self.name);
             }
         }
@@ -127,20 +91,25 @@ impl Session {
         front.set_features(features.bits())?;
         front.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK)?;
         self.share_memory(&mut front)?;
+        let makes = Pairs {
+            memory: Arc::clone(&self.memory),
+            rings: Reach::new([Range::same(&**self.memory.region())]),
+            pool: self.pool.clone(),
+            packets: Reach::new(self.pool.raw().memories().map(Range::same)),
+            features,
+            receives: self.receives,
+        };
         for pair in 0..pairs {
-            self.start_pair(&mut front, pair, features)?;
+            self.start_pair(&mut front, pair, &makes)?;
         }
         front.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK)?;
         for pair in 0..pairs {
             front.enable_ring(2 * pair, true)?;
             front.enable_ring(2 * pair + 1, true)?;
         }
-        self.state.features.store(features.bits(), Ordering::Relaxed);
-        self.state.can.store(net_offload::to_device(features).bits(), Ordering::Relaxed);
-        self.lanes.rx.iter().for_each(|lane| lane.enable(true));
-        self.lanes.tx.iter().for_each(|lane| lane.enable(true));
-        self.state.up.store(self.link_is_up(&mut front, features)?, Ordering::Relaxed);
-        self.state.tried.store(true, Ordering::Release);
+        self.state.begin(features, &self.lanes);
+        self.state.set_up(self.link_is_up(&mut front, features)?);
+        self.sessions.tried.store(true, Ordering::Release);
         tracing::info!("{}: the device is there, features {:#x}", self.name, features.bits());
 
         let watch =
@@ -164,7 +133,7 @@ impl Session {
                 return Ok(Waited::TimedOut);
             }
             if events.config_changed {
-                self.state.up.store(self.link_is_up(&mut front, features)?, Ordering::Relaxed);
+                self.state.set_up(self.link_is_up(&mut front, features)?);
             }
         }
     }
@@ -172,14 +141,7 @@ impl Session {
     /// Takes over what the device says of itself.
     fn learn(&self, front: &mut FrontEnd, features: Features) -> Result<(), VhostUserError> {
         let Some(config) = front.config()? else { return Ok(()) };
-        // The address of a group is nobody's.
-        let is_one = config.mac != [0; 6] && config.mac[0] & 1 == 0;
-        if features.contains(Features::MAC) && self.options.mac.is_none() && is_one {
-            *self.state.mac.lock().unwrap_or_else(PoisonError::into_inner) = MacAddress(config.mac);
-        }
-        if features.contains(Features::MTU) && config.mtu.get() >= 68 {
-            self.state.mtu.store(config.mtu.get().into(), Ordering::Relaxed);
-        }
+        self.state.learn(features, config.mac, config.mtu.get(), self.options.mac.is_some());
         Ok(())
     }
 
@@ -192,7 +154,7 @@ impl Session {
 
     /// Shares the rings and the pool.
     fn share_memory(&self, front: &mut FrontEnd) -> Result<(), VhostUserError> {
-        let rings: &dyn Memory = self.memory.region();
+        let rings: &dyn Memory = &**self.memory.region();
         let memories = std::iter::once(rings).chain(self.pool.raw().memories());
         let regions: Option<Vec<MemoryRegion<'_>>> = memories
             .map(|memory| {
@@ -204,58 +166,43 @@ impl Session {
         front.set_memory(&regions.ok_or(VhostUserError::Missing { what: "memory that can be shared" })?)
     }
 
-    /// What the device reaches.
-    fn reach(&self) -> Reach {
-        Reach::new(self.pool.raw().memories().map(Range::same))
-    }
-
     /// Makes both rings of a pair, and starts them.
-    fn start_pair(&self, front: &mut FrontEnd, pair: u16, features: Features) -> Result<(), VhostUserError> {
+    fn start_pair(&self, front: &mut FrontEnd, pair: u16, makes: &Pairs) -> Result<(), VhostUserError> {
         let io = |doing| move |source| VhostUserError::Io { doing, source };
-        let format = if features.contains(Features::RING_PACKED) { Format::Packed } else { Format::Split };
-        let (rx_lane, tx_lane) =
-            match (self.lanes.rx.get(usize::from(pair)), self.lanes.tx.get(usize::from(pair))) {
-                (Some(rx), Some(tx)) => (rx, tx),
-                _ => return Err(VhostUserError::Missing { what: "a queue" }),
-            };
-        let missing = || VhostUserError::Missing { what: "memory for a ring" };
-        // SAFETY: the lanes are empty: `run` took out what the session before had, and with it went all that used these
-        // rings. The device of that session is gone, or has stopped them.
-        let (rx_area, tx_area, side) = unsafe {
-            let rx = self.memory.ring(2 * pair, format).ok_or_else(missing)?;
-            let tx = self.memory.ring(2 * pair + 1, format).ok_or_else(missing)?;
-            (rx, tx, self.memory.side(2 * pair + 1).ok_or_else(missing)?)
+        let lanes = (self.lanes.rx.get(usize::from(pair)), self.lanes.tx.get(usize::from(pair)));
+        let (Some(rx_lane), Some(tx_lane)) = lanes else {
+            return Err(VhostUserError::Missing { what: "a queue" });
         };
-        for (index, area) in [(2 * pair, rx_area), (2 * pair + 1, tx_area)] {
-            let kick = Ringer::new().map_err(io("making a kick"))?;
+        let missing = || VhostUserError::Missing { what: "memory for a ring" };
+        let size = self.options.queue_size;
+        for index in [2 * pair, 2 * pair + 1] {
+            let ringer = Ringer::new().map_err(io("making a kick"))?;
             let call = Ringer::new().map_err(io("making a call"))?;
-            let [descriptors, driver_area, device_area] =
-                area.parts().map(|part| part.as_ptr().addr() as u64);
-            let is_rx = index % 2 == 0;
-            let size = area.size();
-            let ring = AnyDriverRing::new(area, features);
-            let addresses = |kick: BorrowedFd<'_>, front: &mut FrontEnd| {
-                let base = match format {
-                    Format::Split => 0,
-                    Format::Packed => crate::vhost_user::backend::PACKED_START,
-                };
-                let call = call.as_fd();
-                let addresses =
-                    RingAddresses { size, descriptors, driver_area, device_area, base, kick, call };
-                front.start_ring(index, &addresses)
+            let their_kick = ringer.as_fd().try_clone_to_owned().map_err(io("sharing a kick"))?;
+            let kick = Kick::Event(ringer);
+            // SAFETY: the lanes are empty: `run` took out what the session before had, and with it went all that used these
+            // rings. The device of that session is gone, or has stopped them.
+            let addresses = unsafe {
+                if index % 2 == 0 {
+                    rx_lane.bell().listen_to(call.as_fd()).map_err(io("listening to a call"))?;
+                    let made = makes.receive(pair, size, kick).ok_or_else(missing)?;
+                    made.queue.kick();
+                    rx_lane.install(made.queue);
+                    made.addresses
+                } else {
+                    let made = makes.transmit(pair, size, kick).ok_or_else(missing)?;
+                    tx_lane.install(made.queue);
+                    made.addresses
+                }
             };
-            let their_kick = kick.as_fd().try_clone_to_owned().map_err(io("sharing a kick"))?;
-            if is_rx {
-                rx_lane.bell().listen_to(call.as_fd()).map_err(io("listening to a call"))?;
-                let pool = self.pool.clone();
-                // A port that only sends posts no buffers.
-                let posts = pair < self.receives;
-                rx_lane.install(DriverRx::new(ring, features, pool, self.reach(), kick, posts));
-            } else {
-                let pool = Some(self.pool.clone());
-                tx_lane.install(DriverTx::new(ring, features, pool, self.reach(), side.clone(), kick));
-            }
-            addresses(their_kick.as_fd(), front)?;
+            let [descriptors, driver_area, device_area] = addresses;
+            let base = match makes.format() {
+                Format::Split => 0,
+                Format::Packed => crate::vhost_user::backend::PACKED_START,
+            };
+            let (kick, call) = (their_kick.as_fd(), call.as_fd());
+            let ring = RingAddresses { size, descriptors, driver_area, device_area, base, kick, call };
+            front.start_ring(index, &ring)?;
             // The call lives as long as the device's copy of it.
         }
         Ok(())

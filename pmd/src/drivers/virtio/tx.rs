@@ -8,12 +8,12 @@ use arrayvec::ArrayVec;
 use wirerate_mempool::{Memory, RawHandle};
 
 use super::reach::Reach;
+use crate::lane::Transmit;
 use crate::packet::{Burst, MAX_BURST, Mbuf, MbufPool, Offload, Parked};
 use crate::port::{Counters, DropReason};
-use crate::vhost_user::port::Transmit;
 use crate::virtqueue::net_header::{self, NetHeader};
 use crate::virtqueue::{
-    AnyDriverRing, Broken, Buffer, Direction, DriverRing, Features, Ringer, Table, net_offload,
+    AnyDriverRing, Broken, Buffer, Direction, DriverRing, Features, Kick, Table, net_offload,
 };
 
 /// Bytes of a [`Side`] place: a header, then a table of descriptors.
@@ -62,7 +62,7 @@ impl Side {
     }
 
     /// The place of buffer `id`, here and for the device.
-    fn place(&self, id: u16) -> Option<(NonNull<u8>, u64)> {
+    pub(super) fn place(&self, id: u16) -> Option<(NonNull<u8>, u64)> {
         let offset = usize::from(id) * SIDE;
         // SAFETY: below the number of places, so in the memory.
         (usize::from(id) < self.places)
@@ -75,7 +75,7 @@ impl Side {
 pub(crate) struct DriverTx {
     ring: AnyDriverRing,
     lent: Lent,
-    kick: Ringer,
+    kick: Kick,
 }
 
 /// What the queue needs beside the ring.
@@ -105,7 +105,7 @@ impl DriverTx {
         pool: Option<MbufPool>,
         reach: Reach,
         side: Side,
-        kick: Ringer,
+        kick: Kick,
     ) -> Self {
         let size = usize::from(ring.size());
         let lent = Lent {
@@ -280,7 +280,7 @@ impl Lent {
             let place = side.add(SIDE_HEADER);
             indirect.then(|| Table::new(place, side_address.wrapping_add(SIDE_HEADER as u64)))
         };
-        let Some(id) = ring.offer_chain(&parts, Direction::ToDevice, table) else { return false };
+        let Some(id) = ring.offer_chain(&parts, &[], table) else { return false };
         let own = burst.drain_front(1).next();
         self.copied += u64::from(copy.is_some());
         if let (Some(place), Some(packet)) = (self.parked.get_mut(usize::from(id)), copy.or(own)) {

@@ -22,30 +22,30 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use wirerate_eal::Eal;
 
+use super::pairs::check_room;
 use super::rings::RingMemory;
-use super::session::{Session, State, UserLanes};
+use super::session::{Session, Sessions};
+use super::state::{self, State, VirtioLanes};
+use crate::lane::Lanes;
 use crate::net::MacAddress;
 use crate::packet::Offload;
 use crate::port::{
     DevArgs, Device, DeviceInfo, DeviceQueues, DeviceStats, Held, Link, PortConfig, PortError,
 };
 use crate::vhost_user::ControlThread;
-use crate::vhost_user::port::{Lanes, Place, take_pairs};
+use crate::vhost_user::port::{Place, take_pairs};
 use crate::virtqueue::{Features, Format, net_offload};
 
 /// Descriptors in a ring unless given, as in DPDK.
 pub const DEFAULT_QUEUE_SIZE: u16 = 256;
 /// How long `start` waits for the device, so that the link is up when it returns if the device is there.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// The least data room of mbufs: a header and a short frame.
-const LEAST_ROOM: usize = 12 + 64;
 
 /// How a port is to be, by its devargs.
 #[derive(Debug, Clone)]
@@ -84,29 +84,6 @@ impl Default for Options {
     }
 }
 
-impl Options {
-    fn wanted(&self, config: &PortConfig) -> Features {
-        let mut wanted = Features::VERSION_1
-            | Features::ANY_LAYOUT
-            | Features::INDIRECT
-            | Features::MAC
-            | Features::STATUS
-            | Features::MTU
-            | Features::MQ
-            | Features::CTRL_VQ
-            | net_offload::host_features(config.tx_offloads)
-            | net_offload::guest_features(config.rx_offloads);
-        wanted.set(Features::MRG_RXBUF, self.mergeable);
-        wanted.set(Features::IN_ORDER, self.in_order);
-        wanted.set(Features::RING_PACKED, self.packed);
-        if !self.mergeable {
-            // A large packet does not fit one buffer.
-            wanted -= Features::GUEST_TSO4 | Features::GUEST_TSO6 | Features::GUEST_ECN;
-        }
-        wanted
-    }
-}
-
 #[derive(Debug)]
 struct VirtioUser {
     name: String,
@@ -115,6 +92,7 @@ struct VirtioUser {
     memory: Arc<RingMemory>,
     config: Option<PortConfig>,
     state: Arc<State>,
+    sessions: Arc<Sessions>,
     control: Option<ControlThread>,
 }
 
@@ -168,23 +146,13 @@ pub fn with_stream(
 impl VirtioUser {
     fn boxed(eal: &Eal, name: String, place: Place, options: Options) -> Result<Box<dyn Device>, PortError> {
         let configuration = |problem: String| PortError::Configuration { device: name.clone(), problem };
-        let memory = RingMemory::reserve(eal, &name, options.queues * 2, options.queue_size)
+        let memory = RingMemory::reserve(eal, &name, options.queues * 2, options.queue_size, true)
             .map_err(|error| configuration(error.to_string()))?;
         let number = name.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-        let state = State {
-            mac: Mutex::new(options.mac.unwrap_or(MacAddress::local(number))),
-            mtu: AtomicU32::new(1500),
-            can: Arc::default(),
-            features: AtomicU64::new(0),
-            up: AtomicBool::new(false),
-            tried: AtomicBool::new(false),
-            sessions: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
-            copied: AtomicU64::new(0),
-            lanes: Mutex::default(),
-        };
+        let state = State::new(options.mac.unwrap_or(MacAddress::local(number)));
         let (memory, state) = (Arc::new(memory), Arc::new(state));
-        Ok(Box::new(Self { name, place, options, memory, config: None, state, control: None }))
+        let sessions = Arc::default();
+        Ok(Box::new(Self { name, place, options, memory, config: None, state, sessions, control: None }))
     }
 
     fn configuration(&self, problem: impl Into<String>) -> PortError {
@@ -221,13 +189,7 @@ impl Device for VirtioUser {
                 pool.name()
             )));
         }
-        if pool.data_room() < LEAST_ROOM {
-            return Err(self.configuration(format!(
-                "the mbufs of pool \"{}\" have room for {} bytes, and {LEAST_ROOM} are needed for a frame",
-                pool.name(),
-                pool.data_room()
-            )));
-        }
+        check_room(&self.name, pool)?;
         self.config = Some(config.clone());
         Ok(())
     }
@@ -235,22 +197,25 @@ impl Device for VirtioUser {
     fn start(&mut self) -> Result<DeviceQueues, PortError> {
         let config = self.config.clone().ok_or_else(|| self.configuration("it was not configured"))?;
         let pool = config.pool.clone().ok_or_else(|| self.configuration("it has no pool"))?;
-        let lanes = UserLanes::new(&self.name, config.rx_queues.max(config.tx_queues))?;
-        let queues = lanes.queues(config.rx_queues, config.tx_queues, &self.state.can);
+        let lanes = VirtioLanes::new(&self.name, config.rx_queues.max(config.tx_queues))?;
+        let queues = lanes.queues(config.rx_queues, config.tx_queues, self.state.can());
         let endpoint = self.place.endpoint(&self.name)?;
         self.state.set_lanes(lanes.clone());
+        let mut wanted = state::wanted(&config, self.options.mergeable, self.options.in_order);
+        wanted.set(Features::RING_PACKED, self.options.packed);
         let session = Session {
             name: self.name.clone(),
             options: self.options.clone(),
-            wanted: self.options.wanted(&config),
+            wanted,
             receives: config.rx_queues,
             sends: config.tx_queues,
             pool,
             memory: Arc::clone(&self.memory),
             lanes,
             state: Arc::clone(&self.state),
+            sessions: Arc::clone(&self.sessions),
         };
-        self.state.tried.store(false, Ordering::Relaxed);
+        self.sessions.tried.store(false, Ordering::Relaxed);
         let control = ControlThread::spawn(&self.name, endpoint, move |stream, wake| {
             session.run(stream, wake);
         });
@@ -258,8 +223,7 @@ impl Device for VirtioUser {
         if !matches!(self.place, Place::Path { server: true, .. }) {
             // A device that is there is set up in a moment.
             let begun = Instant::now();
-            let there = |state: &State| state.tried.load(Ordering::Acquire);
-            while !there(&self.state) && begun.elapsed() < PATIENCE {
+            while !self.sessions.tried.load(Ordering::Acquire) && begun.elapsed() < PATIENCE {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
@@ -273,10 +237,7 @@ impl Device for VirtioUser {
     }
 
     fn link(&self) -> Link {
-        let lanes = self.state.lanes();
-        let rx = lanes.rx.iter().all(|lane| lane.broken() == 0 || lane.is_working());
-        let tx = lanes.tx.iter().all(|lane| lane.broken() == 0 || lane.is_working());
-        Link { up: self.state.up.load(Ordering::Relaxed) && rx && tx, speed: self.options.speed }
+        self.state.link(self.options.speed)
     }
 
     fn mac(&self) -> MacAddress {
@@ -284,14 +245,14 @@ impl Device for VirtioUser {
     }
 
     fn mtu(&self) -> usize {
-        self.state.mtu.load(Ordering::Relaxed) as usize
+        self.state.mtu()
     }
 
     fn set_mac(&mut self, mac: MacAddress) -> Result<(), PortError> {
         if !self.options.control_queue {
             return Err(PortError::Unsupported { what: "a change of the MAC address without cq=1" });
         }
-        *self.state.mac.lock().unwrap_or_else(PoisonError::into_inner) = mac;
+        self.state.set_mac(mac);
         Ok(())
     }
 
@@ -304,16 +265,11 @@ impl Device for VirtioUser {
     }
 
     fn stats(&self) -> DeviceStats {
-        let state = &self.state;
-        let lanes = state.lanes();
-        let copied: u64 = lanes.tx.iter().map(|lane| lane.with(|tx| tx.map_or(0, |tx| tx.copied()))).sum();
-        let extended = vec![
-            ("virtio_sessions".to_owned(), state.sessions.load(Ordering::Relaxed)),
-            ("virtio_session_failures".to_owned(), state.failures.load(Ordering::Relaxed)),
-            ("virtio_broken_rings".to_owned(), lanes.broken()),
-            ("virtio_features".to_owned(), state.features.load(Ordering::Relaxed)),
-            ("virtio_tx_copied".to_owned(), copied + state.copied.load(Ordering::Relaxed)),
+        let mut extended = vec![
+            ("virtio_sessions".to_owned(), self.sessions.begun.load(Ordering::Relaxed)),
+            ("virtio_session_failures".to_owned(), self.sessions.failed.load(Ordering::Relaxed)),
         ];
+        extended.extend(self.state.counts());
         DeviceStats { missed: 0, extended }
     }
 }

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering, fence};
 use super::{Place, passes};
 use crate::packet::MAX_BURST;
 use crate::virtqueue::Format;
-use crate::virtqueue::driver::{Broken, Buffer, Direction, DriverRing, Numbers, Table};
+use crate::virtqueue::driver::{Broken, Buffer, Direction, DriverRing, Numbers, Table, parts};
 use crate::virtqueue::features::Features;
 use crate::virtqueue::layout::{
     A_LINE, DESCRIPTOR, Descriptor, EVENT_DESCRIPTOR, EVENT_DISABLE, EVENT_ENABLE, INDIRECT, NEXT, RingArea,
@@ -181,17 +181,18 @@ impl DriverRing for PackedDriver {
         if self.free == 0 { None } else { self.numbers.first() }
     }
 
-    fn offer_chain(&mut self, parts: &[Buffer], direction: Direction, table: Option<Table>) -> Option<u16> {
+    fn offer_chain(&mut self, read: &[Buffer], written: &[Buffer], table: Option<Table>) -> Option<u16> {
         let size = self.area.size;
         let first = self.next;
-        let flags = direction.flags();
-        if let (Some(table), true) = (table, parts.len() > 1) {
+        let count = read.len() + written.len();
+        let parts = parts(read, written);
+        if let (Some(table), true) = (table, count > 1) {
             if self.free == 0 {
                 return None;
             }
             let id = self.numbers.take();
             self.slots[usize::from(id)] = 1;
-            for (at, part) in parts.iter().enumerate() {
+            for (at, (part, flags)) in parts.enumerate() {
                 // SAFETY: whoever made the table says that it has room for all parts.
                 let [address, word] = unsafe { table.place.cast::<[AtomicU64; 2]>().add(at).as_ref() };
                 address.store(part.address.to_le(), Ordering::Relaxed);
@@ -201,26 +202,26 @@ impl DriverRing for PackedDriver {
             let [address, rest] = unsafe { self.area.descriptor(first.at) };
             address.store(table.address.to_le(), Ordering::Relaxed);
             let flags = INDIRECT | first.available();
-            rest.store(packed_word((parts.len() * 16) as u32, id, flags), Ordering::Release);
+            rest.store(packed_word((count * 16) as u32, id, flags), Ordering::Release);
             self.next = first.on(1, size);
             self.free -= 1;
             return Some(id);
         }
-        if self.free < parts.len() || parts.is_empty() {
+        if self.free < count || count == 0 {
             return None;
         }
         let id = self.numbers.take();
-        self.slots[usize::from(id)] = parts.len() as u16;
-        for (at, part) in parts.iter().enumerate().rev() {
+        self.slots[usize::from(id)] = count as u16;
+        for (at, (part, flags)) in (0..count).rev().zip(parts.rev()) {
             let place = first.on(at as u16, size);
-            let more = if at + 1 == parts.len() { 0 } else { NEXT };
+            let more = if at + 1 == count { 0 } else { NEXT };
             // SAFETY: places are below the size.
             let [address, rest] = unsafe { self.area.descriptor(place.at) };
             address.store(part.address.to_le(), Ordering::Relaxed);
             rest.store(packed_word(part.len, id, flags | more | place.available()), Ordering::Release);
         }
-        self.next = first.on(parts.len() as u16, size);
-        self.free -= parts.len();
+        self.next = first.on(count as u16, size);
+        self.free -= count;
         Some(id)
     }
 

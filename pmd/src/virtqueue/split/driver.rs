@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::{ENTRIES, FLAGS, INDEX};
-use crate::virtqueue::driver::{Broken, Buffer, Direction, DriverRing, Numbers, Table};
+use crate::virtqueue::driver::{Broken, Buffer, Direction, DriverRing, Numbers, Table, parts};
 use crate::virtqueue::features::Features;
 use crate::virtqueue::layout::{
     A_LINE, DESCRIPTOR, INDIRECT, NEXT, NO_NOTIFICATION, RingArea, acquire, passes, prefetch_write, relaxed,
@@ -243,14 +243,15 @@ impl DriverRing for SplitDriver {
         self.numbers.first()
     }
 
-    fn offer_chain(&mut self, parts: &[Buffer], direction: Direction, table: Option<Table>) -> Option<u16> {
-        let flags = direction.flags();
-        let (last, others) = parts.split_last()?;
-        if let (Some(table), false) = (table, others.is_empty()) {
+    fn offer_chain(&mut self, read: &[Buffer], written: &[Buffer], table: Option<Table>) -> Option<u16> {
+        let count = read.len() + written.len();
+        let last = count.checked_sub(1)?;
+        let parts = parts(read, written);
+        if let (Some(table), true) = (table, count > 1) {
             let head = (self.numbers.len() > 0).then(|| self.numbers.take())?;
             self.links[usize::from(head)] = END;
-            for (at, part) in parts.iter().enumerate() {
-                let more = if at == others.len() { 0 } else { NEXT };
+            for (at, (part, flags)) in parts.enumerate() {
+                let more = if at == last { 0 } else { NEXT };
                 // SAFETY: whoever made the table says that it has room for all parts.
                 let [address, word] = unsafe { table.place.cast::<[AtomicU64; 2]>().add(at).as_ref() };
                 address.store(part.address.to_le(), Ordering::Relaxed);
@@ -259,29 +260,30 @@ impl DriverRing for SplitDriver {
             // SAFETY: a number from `Numbers`.
             let [address, word] = unsafe { self.area.descriptor(head) };
             address.store(table.address.to_le(), Ordering::Relaxed);
-            word.store(split_word((parts.len() * 16) as u32, INDIRECT, 0), Ordering::Relaxed);
+            word.store(split_word((count * 16) as u32, INDIRECT, 0), Ordering::Relaxed);
             self.announce(head);
             return Some(head);
         }
-        if self.numbers.len() < parts.len() {
+        if self.numbers.len() < count {
             return None;
         }
         let head = self.numbers.take();
         let mut id = head;
-        for part in others {
-            let next = self.numbers.take();
-            self.links[usize::from(id)] = next;
+        for (at, (part, flags)) in parts.enumerate() {
+            let (link, more, next) = match at == last {
+                true => (END, 0, 0),
+                false => {
+                    let next = self.numbers.take();
+                    (next, NEXT, next)
+                }
+            };
+            self.links[usize::from(id)] = link;
             // SAFETY: a number from `Numbers`.
             let [address, word] = unsafe { self.area.descriptor(id) };
             address.store(part.address.to_le(), Ordering::Relaxed);
-            word.store(split_word(part.len, flags | NEXT, next), Ordering::Relaxed);
+            word.store(split_word(part.len, flags | more, next), Ordering::Relaxed);
             id = next;
         }
-        self.links[usize::from(id)] = END;
-        // SAFETY: a number from `Numbers`.
-        let [address, word] = unsafe { self.area.descriptor(id) };
-        address.store(last.address.to_le(), Ordering::Relaxed);
-        word.store(split_word(last.len, flags, 0), Ordering::Relaxed);
         self.announce(head);
         Some(head)
     }

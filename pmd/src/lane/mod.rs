@@ -1,13 +1,16 @@
 //! A port's queue that lives on while the ring in it comes and goes.
 //!
-//! The application polls a queue whether a peer is there or not. The control thread puts a ring into the queue's lane when
-//! a session sets one up, and takes it out when the session ends; from then on nobody touches the ring or its memory. Both
+//! The application polls a queue whether a peer or a device is there or not. The control thread puts a ring into the queue's lane when
+//! one is set up, and takes it out when that ends; from then on nobody touches the ring or its memory. Both
 //! hold a lock for that, which a polling thread takes once a burst and never waits for.
+
+mod queues;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
+pub(crate) use self::queues::{Lanes, Receive, Transmit};
 use crate::virtqueue::{Bell, Broken, Ringer};
 
 /// Where a queue's ring is while there is one.
@@ -19,6 +22,10 @@ pub(crate) struct Lane<T> {
     wanted: AtomicU32,
     /// There is a ring, it is enabled, and nothing is wrong with it.
     working: AtomicBool,
+    /// No ring will come again.
+    ended: AtomicBool,
+    /// The other side tells by the bell; else the queue can only be polled.
+    rings: AtomicBool,
     /// Rings in which the other side broke the protocol.
     broken: AtomicU64,
     bell: Bell,
@@ -42,6 +49,8 @@ impl<T> Lane<T> {
             slot: Mutex::new(Slot { ring: None, enabled: false }),
             wanted: AtomicU32::new(0),
             working: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            rings: AtomicBool::new(true),
             broken: AtomicU64::new(0),
             bell,
             nudge,
@@ -122,6 +131,23 @@ impl<T> Lane<T> {
         slot.ring.take()
     }
 
+    /// Says that no ring will come again: the device is gone.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+        self.nudge.ring();
+    }
+
+    /// Whether no ring will come again.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Says that the other side cannot tell of packets, so that nobody waits for that. To be called before the lane's
+    /// queue is given out.
+    pub(crate) fn only_polled(&self) {
+        self.rings.store(false, Ordering::Relaxed);
+    }
+
     /// Whether packets can pass.
     #[inline]
     pub(crate) fn is_working(&self) -> bool {
@@ -138,9 +164,9 @@ impl<T> Lane<T> {
         &self.bell
     }
 
-    /// Readable when the ring has something, or comes.
-    pub(crate) fn wait_fd(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+    /// Readable when the ring has something, or comes; none when that is not told.
+    pub(crate) fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.rings.load(Ordering::Relaxed).then(|| self.bell.as_fd())
     }
 }
 

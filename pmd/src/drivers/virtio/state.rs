@@ -1,0 +1,164 @@
+//! What the port, the control thread and the queues of a virtio-net device know of it.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::rx::DriverRx;
+use super::tx::DriverTx;
+use crate::lane::Lanes;
+use crate::net::MacAddress;
+use crate::port::{Link, PortConfig};
+use crate::virtqueue::{Features, net_offload};
+
+/// The smallest MTU that is believed (RFC 791).
+const LEAST_MTU: u16 = 68;
+
+/// The lanes of a started port.
+pub(super) type VirtioLanes = Lanes<DriverRx, DriverTx>;
+
+/// The features to ask for: those of the rings and of the control queue that every transport has, and the offloads that
+/// `config` asks for.
+pub(super) fn wanted(config: &PortConfig, mergeable: bool, in_order: bool) -> Features {
+    let mut wanted = Features::VERSION_1
+        | Features::ANY_LAYOUT
+        | Features::INDIRECT
+        | Features::MAC
+        | Features::STATUS
+        | Features::MTU
+        | Features::MQ
+        | Features::CTRL_VQ
+        | net_offload::host_features(config.tx_offloads)
+        | net_offload::guest_features(config.rx_offloads);
+    wanted.set(Features::MRG_RXBUF, mergeable);
+    wanted.set(Features::IN_ORDER, in_order);
+    if !mergeable {
+        // A large packet does not fit one buffer.
+        wanted -= Features::GUEST_TSO4 | Features::GUEST_TSO6 | Features::GUEST_ECN;
+    }
+    wanted
+}
+
+/// What is known of a device at the moment.
+#[derive(Debug)]
+pub(super) struct State {
+    mac: Mutex<MacAddress>,
+    mtu: AtomicU32,
+    /// `Offload` bits that the device does.
+    can: Arc<AtomicU32>,
+    features: AtomicU64,
+    /// The device works, and says that the link is up.
+    up: AtomicBool,
+    /// Packets that were copied in rings that are gone.
+    copied: AtomicU64,
+    lanes: Mutex<VirtioLanes>,
+}
+
+/// Rings that were taken out of their lanes.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    _rx: Vec<DriverRx>,
+    _tx: Vec<DriverTx>,
+}
+
+impl State {
+    /// Nothing is known yet but the station address to begin with.
+    pub(super) fn new(mac: MacAddress) -> Self {
+        Self {
+            mac: Mutex::new(mac),
+            mtu: AtomicU32::new(1500),
+            can: Arc::default(),
+            features: AtomicU64::new(0),
+            up: AtomicBool::new(false),
+            copied: AtomicU64::new(0),
+            lanes: Mutex::default(),
+        }
+    }
+
+    pub(super) fn mac(&self) -> MacAddress {
+        *self.mac.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_mac(&self, mac: MacAddress) {
+        *self.mac.lock().unwrap_or_else(PoisonError::into_inner) = mac;
+    }
+
+    pub(super) fn mtu(&self) -> usize {
+        self.mtu.load(Ordering::Relaxed) as usize
+    }
+
+    /// Takes over the address and the MTU that the device says it has, as far as the features say that they mean
+    /// something; not an address if ours `is_given`.
+    pub(super) fn learn(&self, features: Features, mac: [u8; 6], mtu: u16, is_given: bool) {
+        let mac = MacAddress(mac);
+        // The address of a group is nobody's.
+        let is_one = mac.0 != [0; 6] && !mac.is_multicast();
+        if features.contains(Features::MAC) && !is_given && is_one {
+            self.set_mac(mac);
+        }
+        if features.contains(Features::MTU) && mtu >= LEAST_MTU {
+            self.mtu.store(mtu.into(), Ordering::Relaxed);
+        }
+    }
+
+    /// What was agreed on last.
+    pub(super) fn features(&self) -> Features {
+        Features::from_bits_retain(self.features.load(Ordering::Relaxed))
+    }
+
+    /// `Offload` bits that the device does, for the queues.
+    pub(super) fn can(&self) -> &Arc<AtomicU32> {
+        &self.can
+    }
+
+    pub(super) fn lanes(&self) -> VirtioLanes {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_lanes(&self, lanes: VirtioLanes) {
+        *self.lanes.lock().unwrap_or_else(PoisonError::into_inner) = lanes;
+    }
+
+    /// Says whether the link is up, and returns whether it was.
+    pub(super) fn set_up(&self, up: bool) -> bool {
+        self.up.swap(up, Ordering::Relaxed)
+    }
+
+    /// The device works with these features: lets the rings in `lanes` work.
+    pub(super) fn begin(&self, features: Features, lanes: &VirtioLanes) {
+        self.features.store(features.bits(), Ordering::Relaxed);
+        self.can.store(net_offload::to_device(features).bits(), Ordering::Relaxed);
+        lanes.rx.iter().for_each(|lane| lane.enable(true));
+        lanes.tx.iter().for_each(|lane| lane.enable(true));
+    }
+
+    /// The link is down, and the rings come out of `lanes`: nobody uses them any more. What they hold goes home when they
+    /// are dropped, which must not be before the device has let go of it.
+    #[must_use]
+    pub(super) fn end(&self, lanes: &VirtioLanes) -> Taken {
+        self.set_up(false);
+        self.can.store(0, Ordering::Relaxed);
+        let rx = lanes.rx.iter().filter_map(|lane| lane.remove()).collect();
+        let tx: Vec<DriverTx> = lanes.tx.iter().filter_map(|lane| lane.remove()).collect();
+        self.copied.fetch_add(tx.iter().map(DriverTx::copied).sum(), Ordering::Relaxed);
+        Taken { _rx: rx, _tx: tx }
+    }
+
+    /// The link: down when a ring is broken, too.
+    pub(super) fn link(&self, speed: Option<u32>) -> Link {
+        let lanes = self.lanes();
+        let rx = lanes.rx.iter().all(|lane| lane.broken() == 0 || lane.is_working());
+        let tx = lanes.tx.iter().all(|lane| lane.broken() == 0 || lane.is_working());
+        Link { up: self.up.load(Ordering::Relaxed) && rx && tx, speed }
+    }
+
+    /// Counts that every transport has.
+    pub(super) fn counts(&self) -> Vec<(String, u64)> {
+        let lanes = self.lanes();
+        let copied: u64 = lanes.tx.iter().map(|lane| lane.with(|tx| tx.map_or(0, |tx| tx.copied()))).sum();
+        vec![
+            ("virtio_broken_rings".to_owned(), lanes.broken()),
+            ("virtio_features".to_owned(), self.features().bits()),
+            ("virtio_tx_copied".to_owned(), copied + self.copied.load(Ordering::Relaxed)),
+        ]
+    }
+}

@@ -1,0 +1,287 @@
+//! Poll-mode drivers of PCI devices, in Linux guests: what goes in at one interface comes out of the other.
+//!
+//! A guest has two interfaces, each with a wire to the test; a forwarder in the guest joins them. Forwarders and kinds
+//! of interfaces are tables: what holds for one is asked of each.
+
+use std::fmt::{self, Display, Formatter};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use wirerate_tests::guest::cable::{Cables, TAPS};
+use wirerate_tests::guest::{
+    self, DPDK_PLUGINS, Guest, Machine, Nic, Order, Task, Wire, forward_and_compare, pci_machine,
+};
+use wirerate_tests::needs::{Need, trial};
+use wirerate_tests::output::{Balance, Totals};
+use wirerate_tests::{exclusive, scratch};
+
+/// What all of these need.
+const NEEDS: &[Need] = &[Need::Qemu, Need::GuestKernel, Need::DpdkPci];
+/// The same, and what interfaces of several queues need.
+const NEEDS_TAPS: &[Need] = &[Need::Qemu, Need::GuestKernel, Need::DpdkPci, Need::Root, Need::Namespaces];
+
+/// Time for a forwarder to start, or to end.
+const TURN: Duration = Duration::from_secs(60);
+/// Frames each way, of which at most [`WINDOW`] are under way.
+const FRAMES: usize = 10_000;
+/// Frames under way each way: fewer than the 256 descriptors of a ring.
+const WINDOW: usize = 64;
+/// How long packets circulate for figures.
+const CIRCULATE: Duration = Duration::from_secs(4);
+
+/// A program that forwards between interfaces in a guest, unchanged and paired.
+#[derive(Clone, Copy)]
+struct Forwarder {
+    name: &'static str,
+    /// Puts it into a guest.
+    add: fn(Machine) -> Machine,
+    /// Its command line for these PCI devices, with so many pairs of queues, and with these options more.
+    command: fn(devices: &[String], queues: u16, more: &str) -> String,
+    /// What it prints when it forwards.
+    ready: &'static str,
+    /// How many pairs of a receive and a transmit queue it has moved frames between, by what it printed.
+    streams: fn(printed: &str) -> usize,
+    /// What it says of its speed at the end.
+    figures: fn(printed: &str) -> Result<Figures>,
+}
+
+/// How fast packets circulated. Of an emulated processor only ratios say anything.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Figures {
+    /// Packets a second, received by both ports.
+    pps: f64,
+    /// Cycles of the time stamp counter that a packet took, without polling in vain.
+    cycles: f64,
+    /// Packets that were not sent on.
+    dropped: u64,
+}
+
+impl Display for Figures {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.0} packets/s, {:.0} cycles/packet, {} dropped", self.pps, self.cycles, self.dropped)
+    }
+}
+
+/// DPDK's testpmd.
+const DPDK: Forwarder = Forwarder {
+    name: "dpdk",
+    add: |machine| machine.dpdk(&DPDK_PLUGINS),
+    command: |devices, queues, more| {
+        let allow: String = devices.iter().map(|device| format!(" -a {device}")).collect();
+        format!(
+            "dpdk-testpmd -l 0-1 -n 1 -m 64 --in-memory --no-telemetry{allow} -- --forward-mode=io --nb-cores=1 \
+             --total-num-mbufs=2048 --rxd=256 --txd=256 --rxq={queues} --txq={queues} --stats-period=1 \
+             --record-core-cycles --no-mlockall {more}"
+        )
+    },
+    ready: "io packet forwarding - ports=2",
+    streams: |printed| printed.matches("Forward Stats for RX Port=").count(),
+    figures: dpdk_figures,
+};
+
+/// All forwarders: each gets the tests of all kinds of interfaces.
+const FORWARDERS: [Forwarder; 1] = [DPDK];
+
+/// What interfaces are like, and how the guest reaches them.
+#[derive(Clone, Copy)]
+struct Variant {
+    name: &'static str,
+    nic: fn(Nic) -> Nic,
+    /// The kernel's driver that hands them over.
+    driver: &'static str,
+    /// Bits of the IOMMU's addresses; VFIO needs one.
+    iommu: Option<u8>,
+    /// Pairs of queues. Several take frames in any order.
+    queues: u16,
+}
+
+/// Split virtqueues, with buffers that can be merged, by VFIO and an IOMMU.
+const VFIO: Variant =
+    Variant { name: "vfio", nic: |nic| nic, driver: "vfio-pci", iommu: Some(48), queues: 1 };
+
+/// All kinds of interfaces.
+const VARIANTS: [Variant; 6] = [
+    VFIO,
+    Variant { name: "vfio_with_39_bits", iommu: Some(39), ..VFIO },
+    Variant { name: "packed_virtqueues", nic: Nic::packed, ..VFIO },
+    Variant { name: "buffers_that_do_not_merge", nic: Nic::without_merging, ..VFIO },
+    Variant { name: "two_pairs_of_queues", nic: |nic| nic.queues(2), queues: 2, ..VFIO },
+    Variant { name: "uio", driver: "uio_pci_generic", iommu: None, ..VFIO },
+];
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = vec![
+        trial("pci::dpdk_forwards_again_when_interfaces_were_unplugged", NEEDS, || plugged_again(&DPDK)),
+        trial("pci::dpdk_forwards_on_e1000e", NEEDS, || {
+            let e1000e = Variant { nic: |nic| nic.model("e1000e"), ..VFIO };
+            forwards(&DPDK, &e1000e)
+        }),
+        trial("pci::dpdk_is_as_fast_as_itself", NEEDS, || side_by_side(&DPDK, &DPDK)),
+        trial("pci::our_programs_run_in_a_guest", NEEDS, our_programs),
+    ];
+    for forwarder in FORWARDERS {
+        for variant in VARIANTS {
+            let name = format!("pci::{}_forwards_on_{}", forwarder.name, variant.name);
+            let needs = if variant.queues > 1 { NEEDS_TAPS } else { NEEDS };
+            trials.push(trial(&name, needs, move || forwards(&forwarder, &variant)));
+        }
+    }
+    trials
+}
+
+/// Two interfaces of this kind, joined by `forwarder`, lose, change and double no frame, nor swap two of one queue.
+fn forwards(forwarder: &Forwarder, variant: &Variant) -> Result<()> {
+    let _turn = exclusive::processors();
+    let folder = scratch::directory("pci")?;
+    let machine = machine(variant, &[forwarder]);
+    if variant.queues == 1 {
+        let wires = [Wire::new(folder.path(), "left")?, Wire::new(folder.path(), "right")?];
+        let nics = wires.each_ref().map(|wire| (variant.nic)(Nic::wire(wire)));
+        let mut guest = boot(machine, nics)?;
+        return logged(&mut guest, |guest| exchange(guest, forwarder, variant, &wires, Order::Kept))
+            .map(drop);
+    }
+    let cables = Cables::new(folder.path())?;
+    let nics = TAPS.map(|tap| (variant.nic)(Nic::tap(tap)));
+    let mut guest = boot(machine.inside(&cables.namespace), nics)?;
+    let printed = logged(&mut guest, |guest| exchange(guest, forwarder, variant, &cables.wires, Order::Any));
+    let printed = printed.with_context(|| cables.log())?;
+    let streams = (forwarder.streams)(&printed);
+    ensure!(streams == 2 * usize::from(variant.queues), "frames passed by {streams} streams:\n{printed}");
+    Ok(())
+}
+
+/// Both interfaces are unplugged and plugged in again, and work as before.
+fn plugged_again(forwarder: &Forwarder) -> Result<()> {
+    let _turn = exclusive::processors();
+    let folder = scratch::directory("pci")?;
+    let wires = [Wire::new(folder.path(), "left")?, Wire::new(folder.path(), "right")?];
+    let nics = wires.each_ref().map(|wire| Nic::wire(wire).pluggable());
+    let mut guest = boot(machine(&VFIO, &[forwarder]), nics)?;
+    logged(&mut guest, |guest| {
+        exchange(guest, forwarder, &VFIO, &wires, Order::Kept)?;
+        for index in [0, 1] {
+            let before = guest.pci_address(index)?;
+            guest.unplug(index)?;
+            let found = guest.pci_address(index);
+            ensure!(found.is_err(), "the interface is at {found:?}, and was unplugged");
+            let after = guest.plug(index)?;
+            ensure!(before == after, "the interface was at {before} and is at {after}");
+        }
+        exchange(guest, forwarder, &VFIO, &wires, Order::Kept).map(drop)
+    })
+}
+
+/// Two forwarders get the same packets, on the same interfaces of one guest, one after the other: 32 packets of 64
+/// bytes circulate in each direction on a hub, without the host. The first is not much slower than the second.
+fn side_by_side(ours: &Forwarder, theirs: &Forwarder) -> Result<()> {
+    let _turn = exclusive::processors();
+    let mut guest = boot(machine(&VFIO, &[ours, theirs]), [Nic::hub(0), Nic::hub(0)])?;
+    let figures = logged(&mut guest, |guest| Ok([circulate(guest, ours)?, circulate(guest, theirs)?]))?;
+    let [first, second] = figures;
+    eprintln!("under emulation {}: {first}; {}: {second}", ours.name, theirs.name);
+    ensure!(first.cycles < second.cycles * 2.0, "{first} is far behind {second}");
+    Ok(())
+}
+
+/// What packets that circulate between both interfaces cost.
+fn circulate(guest: &mut Guest, forwarder: &Forwarder) -> Result<Figures> {
+    let task = start(guest, forwarder, &VFIO, "--tx-first")?;
+    std::thread::sleep(CIRCULATE);
+    let printed = end(guest, forwarder, &task)?;
+    let figures = (forwarder.figures)(&printed).with_context(|| printed.clone())?;
+    ensure!(figures.dropped == 0, "{} dropped packets: {figures}\n{printed}", forwarder.name);
+    Ok(figures)
+}
+
+/// What testpmd of DPDK prints: at the end how many packets there were, and what each cost; and their rate each second
+/// while it runs.
+fn dpdk_figures(printed: &str) -> Result<Figures> {
+    let numbers = |key: &str| -> Result<Vec<f64>> {
+        let found = printed.split(key).skip(1).map(|rest| {
+            let rest = rest.trim_start();
+            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+            rest[..end].parse().with_context(|| format!("no number after {key:?}"))
+        });
+        found.collect()
+    };
+    // The first report is of the time before, the second may be of a part of a second.
+    let rates = numbers("Rx-pps:")?;
+    let steady = rates.get(4..).filter(|rates| !rates.is_empty()).context("too few reports")?;
+    let pps = 2.0 * steady.iter().sum::<f64>() / steady.len() as f64;
+    let cycles = *numbers("CPU cycles/packet=")?.last().context("no cycles")?;
+    let dropped = numbers("RX-dropped:")?.iter().chain(&numbers("TX-dropped:")?).sum::<f64>() as u64;
+    Ok(Figures { pps, cycles, dropped })
+}
+
+/// The programs that are built for guests run there without a library.
+fn our_programs() -> Result<()> {
+    let _turn = exclusive::processors();
+    let machine = pci_machine("ours").ours("l2fwd").ours("testpmd").ours("wirerate");
+    let [mut guest] = guest::boot([&machine.our_example("wirerate-pmd", "forward")])?;
+    logged(&mut guest, |guest| {
+        let devices = "--vdev net_null0 --vdev net_null1";
+        let printed = guest.run(&format!("/host/l2fwd -l 0 {devices} -- --duration 1"))?;
+        ensure!(Totals::read(&printed)?.port(0)?.sent > 0, "l2fwd sent nothing:\n{printed}");
+        let task = guest.spawn("testpmd", &format!("/host/testpmd -l 0,1 {devices} -- --forward-mode=io"))?;
+        guest.wait_for(&task, "port", TURN)?;
+        Balance::read(&guest.end(&task, "TERM", TURN)?)?.check_home()?;
+        guest.run(&format!("/host/forward {devices}"))?;
+        guest.run("/host/wirerate --version")?;
+        Ok(())
+    })
+}
+
+fn machine(variant: &Variant, forwarders: &[&Forwarder]) -> Machine {
+    let machine = forwarders.iter().fold(pci_machine("pci"), |machine, forwarder| (forwarder.add)(machine));
+    match variant.iommu {
+        Some(bits) => machine.iommu(bits),
+        None => machine,
+    }
+}
+
+fn boot(machine: Machine, nics: [Nic; 2]) -> Result<Guest> {
+    let machine = nics.into_iter().fold(machine, Machine::nic);
+    let [guest] = guest::boot([&machine])?;
+    Ok(guest)
+}
+
+/// The log of a guest goes with what failed in it.
+fn logged<T>(guest: &mut Guest, checks: impl FnOnce(&mut Guest) -> Result<T>) -> Result<T> {
+    checks(guest).with_context(|| guest.log())
+}
+
+/// Frames through `forwarder`, from its start to its end; what it printed.
+fn exchange(
+    guest: &mut Guest,
+    forwarder: &Forwarder,
+    variant: &Variant,
+    wires: &[Wire; 2],
+    order: Order,
+) -> Result<String> {
+    let task = start(guest, forwarder, variant, "")?;
+    let [left, right] = wires;
+    let result = forward_and_compare([left, right], FRAMES, WINDOW, order);
+    let printed = end(guest, forwarder, &task);
+    result.with_context(|| match &printed {
+        Ok(printed) => printed.clone(),
+        Err(error) => format!("{error:#}"),
+    })?;
+    printed
+}
+
+/// Binds both interfaces, and starts `forwarder` on them.
+fn start(guest: &mut Guest, forwarder: &Forwarder, variant: &Variant, more: &str) -> Result<Task> {
+    let devices = [guest.bind(0, variant.driver)?, guest.bind(1, variant.driver)?];
+    let task = guest.spawn(forwarder.name, &(forwarder.command)(&devices, variant.queues, more))?;
+    guest.wait_for(&task, forwarder.ready, TURN)?;
+    Ok(task)
+}
+
+/// Ends `forwarder`; what it printed. No device of its has gone astray.
+fn end(guest: &mut Guest, forwarder: &Forwarder, task: &Task) -> Result<String> {
+    let printed = guest.end(task, "TERM", TURN).context(forwarder.name)?;
+    guest.expect_no_fault()?;
+    Ok(printed)
+}
