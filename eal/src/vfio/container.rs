@@ -209,7 +209,10 @@ impl Container {
 }
 
 fn busy(path: &Path) -> String {
-    format!("another program has it, or another function of its group ({}): end that first", path.display())
+    format!(
+        "somebody else has it, or another function of its group ({}): end that program first",
+        path.display()
+    )
 }
 
 fn explain_group(place: &Place<'_>, path: &Path, error: io::Error) -> PciError {
@@ -273,7 +276,7 @@ mod tests {
             explain(libc::EACCES),
             "0000:00:03.0: no permission to open /dev/vfio/7: run as root, or have root run `chown USER /dev/vfio/7`"
         );
-        assert!(explain(libc::EBUSY).contains("another program has it"));
+        assert!(explain(libc::EBUSY).contains("somebody else has it"));
         assert!(explain(libc::ENODEV).starts_with("0000:00:03.0: opening /dev/vfio/7 failed"));
         assert!(not_viable(&place, path).to_string().contains("still use: 0000:00:03.1 (e1000e); bind"));
         let error = Container::new(&place, None).map(drop).unwrap_err().to_string();
