@@ -18,6 +18,7 @@ mod guests;
 mod interop;
 mod memory;
 mod pci;
+mod pci_life;
 mod peers;
 mod support;
 mod traffic;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         peers::trials(),
         guests::trials(),
         pci::trials(),
+        pci_life::trials(),
         interop::trials(),
         cleanup::trials(),
         files::trials(),

@@ -93,7 +93,7 @@ const OURS: Forwarder = Forwarder {
         )
     },
     ready: "Port 1: ",
-    streams: |printed| printed.matches("Forward Stats for RX Port=").count(),
+    streams: |printed| printed.matches("    source ").count(),
     figures: dpdk_figures,
 };
 
