@@ -1,8 +1,8 @@
 //! Has QEMU's teaching device (`-device edu,dma_mask=0xffffffff`, docs/specs/edu in QEMU) copy memory from a page to
 //! another: what is mapped is what the device reaches.
 //!
-//! `cargo run -p wirerate-eal --example pci_dma -- 0000:00:06.0`. Its registers are written by 32 bits here, so the IOMMU
-//! has to be a narrow one (`-device intel-iommu,aw-bits=39`), or there is none.
+//! `cargo run -p wirerate-eal --example pci_dma` says how it is used. The device's registers are written by 32 bits here,
+//! so the IOMMU has to be a narrow one (`-device intel-iommu,aw-bits=39`), or there is none.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -46,7 +46,11 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Box<dyn Error>> {
-    let address = std::env::args().nth(1).ok_or("expected a PCI address")?.parse()?;
+    let Some(address) = std::env::args().nth(1) else {
+        println!("usage: pci_dma ADDRESS");
+        return Ok(());
+    };
+    let address = address.parse()?;
     // Pages that are reached by a file too, so that what is in them can be looked at without a reference to them.
     let eal = Eal::builder().no_huge(true).build()?;
     let memory = eal.reserve(MemoryRequest::new(16 * PAGE).shared(true))?;
