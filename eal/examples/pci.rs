@@ -1,8 +1,6 @@
 //! Opens a PCI function and tells what it is: numbers, registers, capabilities, and by which addresses it reaches memory.
 //!
-//! `cargo run -p wirerate-eal --example pci -- 0000:00:03.0`, after vfio-pci or uio_pci_generic got it. `--no-iommu` lets
-//! it be used by VFIO although no IOMMU watches it, `--reset` resets it, and `--twice` does all of it again with the same
-//! environment.
+//! `cargo run -p wirerate-eal --example pci` says how it is used. vfio-pci or uio_pci_generic has to have the function.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -36,6 +34,16 @@ fn show() -> Result<(), Box<dyn Error>> {
             "--twice" => turns = 2,
             address => addresses.push(address.parse()?),
         }
+    }
+    if addresses.is_empty() {
+        println!(
+            "usage: pci [--no-iommu] [--reset] [--twice] ADDRESS...\n\
+             Tells of PCI functions, as 0000:00:03.0, that are bound to vfio-pci or uio_pci_generic.\n  \
+             --no-iommu  use vfio-pci although no IOMMU watches them\n  \
+             --reset     reset them\n  \
+             --twice     open them again after that, in the same environment"
+        );
+        return Ok(());
     }
     let eal = Eal::new(EalOptions::default())?;
     // What is mapped outlives the functions that it was mapped for.

@@ -1,7 +1,7 @@
 //! Has an Intel 82574 (QEMU's e1000e) interrupt this process, by each MSI-X vector and by INTx, and waits then for the
 //! system to want it back if `--removal` is given.
 //!
-//! `cargo run -p wirerate-eal --example pci_events -- 0000:00:03.0`
+//! `cargo run -p wirerate-eal --example pci_events` says how it is used.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -36,7 +36,11 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let address = arguments.next().ok_or("expected a PCI address")?.parse()?;
+    let Some(address) = arguments.next() else {
+        println!("usage: pci_events ADDRESS [--removal]");
+        return Ok(());
+    };
+    let address = address.parse()?;
     let wait = arguments.next().is_some_and(|argument| argument == "--removal");
     let eal = Eal::new(EalOptions::default())?;
     let function = pci::open(&eal, address, &OpenOptions::default())?;

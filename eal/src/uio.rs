@@ -36,6 +36,12 @@ const INTERRUPT_PIN: u16 = 0x3c;
 
 impl Device {
     pub(crate) fn open(place: &Place<'_>, dma: Arc<dyn DmaSpace>) -> Result<Self, PciError> {
+        if place.is_translated() {
+            return Err(place.unusable(
+                "an IOMMU translates its addresses, which uio_pci_generic knows nothing of: bind it to vfio-pci, or boot \
+                 with iommu=pt",
+            ));
+        }
         let number = *place
             .numbered("uio", "uio")
             .first()
@@ -295,6 +301,17 @@ mod tests {
         assert!(device.enable_intx().is_err());
         drop(device);
         assert!(fs::read(machine.place("00:05.0").file("reset")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_function_behind_an_iommu_that_translates_is_refused() {
+        let machine = Machine::new();
+        machine.function("0000:00:05.0", Some("uio_pci_generic"), Some(9));
+        for (kind, translates) in [("DMA-FQ\n", true), ("DMA\n", true), ("identity\n", false)] {
+            machine.file("sys/kernel/iommu_groups/9/type", kind.as_bytes());
+            let error = open(&machine).unwrap_err().to_string();
+            assert_eq!(error.contains("translates"), translates, "{error}");
+        }
     }
 
     #[test]

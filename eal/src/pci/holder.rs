@@ -53,6 +53,13 @@ impl Place<'_> {
         self.link("iommu_group")?.parse().ok()
     }
 
+    /// Whether an IOMMU translates its addresses for the kernel (`Documentation/ABI/testing/sysfs-kernel-iommu_groups`), so
+    /// that it does not reach memory by physical ones.
+    pub(crate) fn is_translated(&self) -> bool {
+        let kind = |group| self.root.text(format!("sys/kernel/iommu_groups/{group}/type"));
+        self.group().and_then(kind).is_some_and(|kind| kind.starts_with("DMA"))
+    }
+
     /// An error about this function.
     pub(crate) fn unusable(&self, problem: impl Into<String>) -> PciError {
         PciError::Unusable { address: self.address, problem: problem.into() }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::holder::{Holder, Place};
 use super::{PciAddress, PciError, PciFunction};
@@ -26,7 +26,8 @@ pub struct OpenOptions {
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     vfio: vfio::Shared,
-    physical: Mutex<Weak<Space<Physical>>>,
+    /// Kept when there are no functions: mappings may outlive them, and pages are not to be locked by two of these.
+    physical: OnceLock<Arc<Space<Physical>>>,
     taken: Arc<Mutex<BTreeSet<PciAddress>>>,
 }
 
@@ -57,12 +58,8 @@ impl Drop for Taken {
 impl Shared {
     /// Memory by physical addresses.
     fn physical(&self) -> Arc<dyn DmaSpace> {
-        let mut shared = self.physical.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.upgrade().unwrap_or_else(|| {
-            let space = Arc::new(Space::new(Physical::default()));
-            *shared = Arc::downgrade(&space);
-            space
-        })
+        Arc::clone(self.physical.get_or_init(|| Arc::new(Space::new(Physical::default()))))
+            as Arc<dyn DmaSpace>
     }
 
     pub(crate) fn open(
@@ -200,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn physical_addresses_are_one_space_while_it_is_used() {
+    fn physical_addresses_are_one_space() {
         let shared = Shared::default();
         let first = shared.physical();
         assert!(Arc::ptr_eq(&first, &shared.physical()));
