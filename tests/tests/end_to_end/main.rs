@@ -11,6 +11,7 @@ use libtest_mimic::Arguments;
 use wirerate_tests::guest::cable;
 use wirerate_tests::{scratch, transfer};
 
+mod bind;
 mod checks;
 mod cleanup;
 mod files;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         cleanup::trials(),
         files::trials(),
         memory::trials(),
+        bind::trials(),
         usage::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
