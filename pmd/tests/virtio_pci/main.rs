@@ -200,7 +200,7 @@ fn packets_that_lie_in_several_pieces_pass_without_a_copy() {
         let lens: Vec<usize> = (0..3000).map(|at| 60 + at * 7919 % 1900).collect();
         lab.exchange(0, &lens);
         assert_eq!(lab.count("virtio_tx_copied"), 0);
-        assert!(lab.machine.lock().split > 10, "no packet crosses a page");
+        assert!(lab.machine.lock().split > 0, "no packet crosses a page");
         lab.end();
     }
 }
