@@ -487,7 +487,13 @@ fn a_device_at_rest_is_given_back_too() {
 
 #[test]
 fn a_device_that_asks_to_be_reset_rests_until_it_is_started_anew() {
-    let mut lab = Lab::new();
+    for msix in [16, 0] {
+        rests_until_it_is_started_anew(Settings { msix, ..Settings::default() });
+    }
+}
+
+fn rests_until_it_is_started_anew(settings: Settings) {
+    let mut lab = Lab::with(settings, "", 2);
     lab.exchange(0, &[60, 1000]);
     lab.machine.change(|device| device.status |= model::NEEDS_RESET);
     eventually("the link stays up", || !lab.port().link().up);

@@ -573,7 +573,15 @@ impl PciFunction for Function {
     }
 
     fn unmask_intx(&self) {
-        self.0.lock().masked = false;
+        let mut inner = self.0.lock();
+        inner.masked = false;
+        let read = inner.line.as_ref().map(|line| rustix::io::read(line, &mut [0; 8]));
+        if read.is_some_and(|read| read.is_err()) {
+            inner.fault("the interrupt's descriptor was read, or it was unmasked without an interrupt");
+        }
+        if inner.isr != 0 {
+            inner.interrupt(0, 0);
+        }
     }
 
     fn disable_interrupts(&self) {
