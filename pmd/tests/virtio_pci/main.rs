@@ -53,6 +53,7 @@ impl Lab {
         let eal = eal();
         let pool = pool(&eal, "packets");
         let machine = Machine::new(settings);
+        machine.lock().witness = Some(pool.clone());
         let port = open(&eal, &machine, parameters).unwrap().configure(&config(&pool, pairs)).unwrap();
         let (port, queues) = port.start().unwrap();
         Self { machine, pool, port: Some(port), queues, _eal: eal }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use rustix::event::{EventfdFlags, eventfd};
 use wirerate_eal::dma::DmaRange;
+use wirerate_pmd::MbufPool;
 use wirerate_pmd::virtqueue::shared_memory::SharedRegion;
 use wirerate_pmd::virtqueue::{AnyDeviceRing, Features, Format, RingArea, SharedMemory};
 
@@ -145,6 +146,9 @@ pub(crate) struct Inner {
     pub(crate) commands: Vec<(u8, u8, Vec<u8>)>,
     pub(crate) faults: Vec<String>,
     pub(crate) kicks: u64,
+    pub(crate) interrupts: u64,
+    /// The pool of received packets, of which some are out until the device was reset.
+    pub(crate) witness: Option<MbufPool>,
     /// Packets in more pieces than a header and their segments.
     pub(crate) split: u64,
 }
@@ -191,6 +195,8 @@ impl Machine {
             commands: Vec::new(),
             faults: Vec::new(),
             kicks: 0,
+            interrupts: 0,
+            witness: None,
             split: 0,
             settings,
         };
@@ -300,6 +306,7 @@ impl Inner {
     }
 
     pub(crate) fn interrupt(&mut self, vector: u16, isr: u8) {
+        self.interrupts += 1;
         if let Some(fd) = self.vectors.get(usize::from(vector)) {
             ring(fd);
         } else if let Some(line) = &self.line {
@@ -419,7 +426,13 @@ impl Inner {
             }
             0x10 if takes => self.config_vector = value as u16,
             0x14 if value == 0 && self.settings.never_resets => {}
-            0x14 if value == 0 => self.reset(),
+            0x14 if value == 0 => {
+                let has_rings = self.queues.iter().any(|queue| queue.ring.is_some());
+                if has_rings && self.witness.as_ref().is_some_and(|pool| pool.counts().in_use == 0) {
+                    self.fault("packets went home before the device had let go of them");
+                }
+                self.reset();
+            }
             0x14 => self.set_status(value as u8),
             0x16 => self.queue_select = value as u16,
             0x18 => self.queues[selected].size = value as u16,

@@ -51,12 +51,15 @@ fn a_sleeper_is_woken_by_its_queue() {
         }
         lab.end();
     }
-    let mut lab = Lab::with(Settings { msix: 1, ..Settings::default() }, "", 2);
-    assert!(lab.queues.rx[0].wait_fd().is_none(), "it can only be polled");
-    assert!(!lab.queues.rx[0].arm_wait());
-    lab.exchange(0, &[60]);
-    assert_eq!(lab.machine.lock().isr, 0, "a queue that is polled interrupts");
-    lab.end();
+    // One vector, or a line, is for the configuration: queues can only be polled.
+    for msix in [1, 0] {
+        let mut lab = Lab::with(Settings { msix, ..Settings::default() }, "", 2);
+        assert!(lab.queues.rx[0].wait_fd().is_none());
+        assert!(!lab.queues.rx[0].arm_wait());
+        lab.exchange(0, &[60]);
+        assert_eq!(lab.machine.lock().interrupts, 0, "a queue that is polled interrupts");
+        lab.end();
+    }
 }
 
 #[test]
