@@ -24,7 +24,8 @@ pub struct DmaRange {
     pub device: u64,
 }
 
-/// Memory that is mapped for a device until this is dropped.
+/// Memory that is mapped for a device until this is dropped. With an IOMMU the device does not reach it after that; where
+/// device addresses are physical nothing stops it, so the device is to be made quiet before.
 pub struct DmaMapping {
     ranges: Box<[DmaRange]>,
     // Dropped in this order: the device's way to the memory goes first.

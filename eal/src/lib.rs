@@ -1,4 +1,4 @@
-//! The machine as a value: hugepages, lcores, clock and topology for poll-mode programs.
+//! The machine as a value: hugepages, lcores, clock, topology and PCI functions for poll-mode programs.
 //!
 //! An [`Eal`] is made from DPDK's own option names ([`Eal::from_args`]), from [`EalOptions`], or by a
 //! [builder](Eal::builder). It needs no privilege and no set-up: what the machine does not offer is left out,

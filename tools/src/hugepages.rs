@@ -1,6 +1,9 @@
-//! `wirerate hugepages`: shows the kernel's hugepages, reserves some, or gives them back.
+//! `wirerate hugepages`: shows the kernel's hugepages, reserves some or gives them back, and mounts hugetlbfs.
+
+mod mount;
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use anyhow::{Result, anyhow, bail};
 use clap::{Args, ValueEnum};
@@ -9,18 +12,16 @@ use wirerate_eal::hugetlb::{self, HugetlbError, HugetlbPool};
 
 use crate::{Refused, print, size_text};
 
-/// Show, reserve or give back hugepages
+/// Show, reserve or give back hugepages, and mount hugetlbfs
 ///
-/// Without an option, shows what there is.
+/// Without an option, shows what there is. Takes the options of dpdk-hugepages.py.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Reserving and clearing need root. Pages that are reserved now are gone at the next boot; \
+#[command(after_help = "All but showing needs root. Pages that are reserved now are gone at the next boot; \
                         hugepages=N on the kernel command line reserves them each time, and before memory \
-                        is fragmented."
-)]
+                        is fragmented.")]
 pub(crate) struct Options {
     /// Show what there is; the default
-    #[arg(value_enum, conflicts_with_all = ["reserve", "clear"])]
+    #[arg(value_enum, conflicts_with_all = ["reserve", "clear", "mount", "unmount", "setup"])]
     action: Option<Action>,
     /// Make the pool this large, for instance 512M or 4G; rounded up to whole pages
     #[arg(long, short, value_name = "SIZE", value_parser = parse_size, conflicts_with = "clear")]
@@ -28,6 +29,18 @@ pub(crate) struct Options {
     /// Give all pages back that are not in use
     #[arg(long, short)]
     clear: bool,
+    /// Mount hugetlbfs, with pages of --page-size; only --huge-dir and DPDK programs need it
+    #[arg(long, short, conflicts_with_all = ["clear", "unmount"])]
+    mount: bool,
+    /// Unmount hugetlbfs
+    #[arg(long, short, conflicts_with = "reserve")]
+    unmount: bool,
+    /// All in one: clear, unmount, reserve so much, and mount
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with_all = ["reserve", "clear", "mount", "unmount"])]
+    setup: Option<u64>,
+    /// Where to mount and unmount
+    #[arg(long, short, value_name = "DIRECTORY", default_value = "/dev/hugepages")]
+    directory: PathBuf,
     /// Bytes of a page, 2M or 1G for instance; 2M unless given
     #[arg(long, short, value_name = "SIZE", value_parser = parse_size)]
     page_size: Option<u64>,
@@ -45,22 +58,39 @@ enum Action {
 const USUAL: u64 = 2 << 20;
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    print(&run_in(&SystemRoot::default(), options)?)
+    print(&run_in(&SystemRoot::default(), &mount::Kernel, options)?)
 }
 
 /// Does what is asked on the machine under `root`, and returns what is shown.
-fn run_in(root: &SystemRoot, options: &Options) -> Result<String> {
-    if let Some(bytes) = options.reserve {
-        reserve(root, bytes, options.page_size, options.node)?;
-    } else if options.clear {
-        clear(root, options.page_size, options.node)?;
+fn run_in(root: &SystemRoot, mounter: &dyn mount::Mounter, options: &Options) -> Result<String> {
+    let Options { page_size, node, directory, .. } = options;
+    let (page_size, node) = (*page_size, *node);
+    // Before anything is changed.
+    match page_size {
+        Some(0) => bail!("--page-size 0: expected the size of a page, 2M or 1G for instance"),
+        Some(size) if hugetlb::pools_in(root).iter().all(|pool| pool.page_size as u64 != size) => {
+            bail!("there are no hugepages of {}: this kernel has {}", size_text(size), sizes(root));
+        }
+        _ => {}
     }
-    let shown = |pool: &HugetlbPool| options.page_size.is_none_or(|size| size == pool.page_size as u64);
+    let mut told = String::new();
+    if options.clear || options.setup.is_some() {
+        clear(root, if options.setup.is_some() { None } else { page_size }, node)?;
+    }
+    if options.unmount || options.setup.is_some() {
+        let line = mount::unmount(root, mounter, directory)?;
+        // That there was nothing to unmount is news only to who asked for it.
+        told.extend(line.filter(|_| options.unmount));
+    }
+    if let Some(bytes) = options.reserve.or(options.setup) {
+        reserve(root, bytes, page_size, node)?;
+    }
+    if options.mount || options.setup.is_some() {
+        told.extend(mount::mount(root, mounter, directory, page_size)?);
+    }
+    let shown = |pool: &HugetlbPool| page_size.is_none_or(|size| size == pool.page_size as u64);
     let pools: Vec<_> = hugetlb::pools_in(root).into_iter().filter(shown).collect();
-    if let (Some(size), true) = (options.page_size, pools.is_empty()) {
-        bail!("there are no hugepages of {}: this kernel has {}", size_text(size), sizes(root));
-    }
-    Ok(table(&pools, options.node, &hugetlb::mounts_in(root)))
+    Ok(told + &table(&pools, node, &hugetlb::mounts_in(root)))
 }
 
 /// Makes a pool so large that it holds `bytes`.
@@ -71,9 +101,6 @@ fn reserve(root: &SystemRoot, bytes: u64, page_size: Option<u64>, node: Option<u
         None if pools.iter().any(|pool| pool.page_size as u64 == USUAL) => USUAL,
         None => pools.last().map_or(USUAL, |pool| pool.page_size as u64),
     };
-    if size == 0 {
-        bail!("--page-size 0: expected the size of a page, 2M or 1G for instance");
-    }
     let asked = bytes.div_ceil(size);
     let got = set(root, size, node, asked)?;
     enough(asked, got, size, node)
@@ -198,8 +225,8 @@ fn parse_size(text: &str) -> Result<u64, String> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-    use std::fs;
     use std::path::Path;
+    use std::{fs, io};
 
     use clap::Parser;
     use tempfile::TempDir;
@@ -212,9 +239,40 @@ mod tests {
         options: Options,
     }
 
+    /// Mounts by writing in the made-up machine's table of mounts.
+    struct Table<'a>(&'a Path);
+
+    impl Table<'_> {
+        fn edit(&self, edit: impl FnOnce(&mut Vec<String>)) -> io::Result<()> {
+            let file = self.0.join("proc/self/mounts");
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            edit(&mut lines);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, lines.join("\n") + "\n")
+        }
+    }
+
+    impl mount::Mounter for Table<'_> {
+        fn mount(&self, directory: &Path, page_size: u64) -> io::Result<()> {
+            if directory.ends_with("denied") {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            let line = format!("none {} hugetlbfs rw,pagesize={}M 0 0", directory.display(), page_size >> 20);
+            self.edit(|lines| lines.push(line))
+        }
+
+        fn unmount(&self, directory: &Path) -> io::Result<()> {
+            if directory.ends_with("busy") {
+                return Err(io::ErrorKind::ResourceBusy.into());
+            }
+            self.edit(|lines| lines.retain(|line| !line.contains(&format!(" {} ", directory.display()))))
+        }
+    }
+
     fn run_line(root: &Path, line: &str) -> Result<String> {
         let words = std::iter::once("hugepages").chain(line.split_whitespace());
-        run_in(&SystemRoot::at(root), &Line::try_parse_from(words)?.options)
+        run_in(&SystemRoot::at(root), &Table(root), &Line::try_parse_from(words)?.options)
     }
 
     fn pool(root: &Path, directory: &str, size: &str, total: u64, free: u64) {
@@ -277,6 +335,68 @@ mod tests {
         assert_eq!(reserved(&root, "sys/kernel/mm/hugepages/hugepages-2048kB"), "0");
         assert_eq!(reserved(&root, "sys/kernel/mm/hugepages/hugepages-1048576kB"), "0");
         run_line(root.path(), "show").unwrap();
+    }
+
+    #[test]
+    fn hugetlbfs_is_mounted_and_unmounted() {
+        let root = two_nodes();
+        let place = root.path().join("deep/huge");
+        let place = place.to_str().unwrap();
+        let ask = |options: &str| run_line(root.path(), &format!("{options} -d {place}"));
+        let line = |size: &str| format!("hugetlbfs with pages of {size} on {place}\n");
+        let shown = ask("--mount --page-size 1G").unwrap();
+        assert!(shown.starts_with("Node") && shown.ends_with(&line("1G")), "{shown}");
+        // Once is enough, and of another size it cannot be.
+        for again in ["-m", "-m -p 1G"] {
+            let shown = ask(again).unwrap();
+            assert!(shown.starts_with(&format!("hugetlbfs is mounted on {place} already\n")), "{shown}");
+            assert_eq!(shown.matches(&line("1G")).count(), 1, "{shown}");
+        }
+        let error = ask("-m -p 2M").unwrap_err();
+        assert!(error.is::<Refused>() && error.to_string().contains("with pages of 1G"), "{error}");
+        assert!(error.to_string().contains(&format!("--unmount --directory {place}")), "{error}");
+        assert!(!ask("--unmount").unwrap().contains(place));
+        let shown = ask("-u").unwrap();
+        assert!(shown.starts_with(&format!("no hugetlbfs is mounted on {place}\n")), "{shown}");
+        // The usual size, where none is asked for.
+        assert!(ask("--reserve 2M -m").unwrap().ends_with(&line("2M")));
+        assert_eq!(reserved(&root, "sys/kernel/mm/hugepages/hugepages-2048kB"), "1");
+    }
+
+    #[test]
+    fn setting_up_leaves_nothing_of_before() {
+        let root = two_nodes();
+        let place = root.path().join("huge");
+        let place = place.to_str().unwrap();
+        run_line(root.path(), &format!("-m -p 1G -d {place}")).unwrap();
+        let shown = run_line(root.path(), &format!("--setup 64M -d {place}")).unwrap();
+        assert!(shown.ends_with(&format!("\nhugetlbfs with pages of 2M on {place}\n")), "{shown}");
+        assert!(!shown.contains("already") && shown.starts_with("Node"), "{shown}");
+        assert_eq!(reserved(&root, "sys/kernel/mm/hugepages/hugepages-2048kB"), "32");
+        assert_eq!(reserved(&root, "sys/kernel/mm/hugepages/hugepages-1048576kB"), "0");
+    }
+
+    #[test]
+    fn what_the_system_refuses_to_mount_is_told() {
+        let root = two_nodes();
+        let at = |name: &str| root.path().join(name).to_str().unwrap().to_owned();
+        let error = run_line(root.path(), &format!("-m -d {}", at("denied"))).unwrap_err();
+        assert!(error.is::<Refused>() && error.to_string().ends_with("run it as root"), "{error}");
+        run_line(root.path(), &format!("-m -d {}", at("busy"))).unwrap();
+        let error = run_line(root.path(), &format!("-u -d {}", at("busy"))).unwrap_err();
+        assert!(error.is::<Refused>() && error.to_string().contains("a program uses it"), "{error}");
+        fs::write(root.path().join("file"), "").unwrap();
+        let error = run_line(root.path(), &format!("-m -d {}", at("file"))).unwrap_err();
+        assert!(error.is::<Refused>() && error.to_string().contains("making the directory"), "{error}");
+        for line in ["-m -u", "-m -c", "-r 2M -u", "--setup 2M -m", "show -m", "--setup x"] {
+            assert!(run_line(root.path(), line).unwrap_err().is::<clap::Error>(), "{line}");
+        }
+        for line in ["-m -p 16M", "-m -p 0", "--setup 16M -p 16M"] {
+            let error = run_line(root.path(), &format!("{line} -d {}", at("new"))).unwrap_err();
+            assert!(!error.is::<Refused>(), "{line}: {error}");
+            assert!(!root.path().join("new").exists(), "{line}");
+            assert_eq!(reserved(&root, "sys/kernel/mm/hugepages/hugepages-2048kB").trim(), "512", "{line}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod bind;
 mod doctor;
 mod hugepages;
 mod machine;
@@ -25,6 +26,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Doctor(doctor::Options),
+    Bind(bind::Options),
     Hugepages(hugepages::Options),
     /// Runs the same work on Wirerate and on a peer, in turns, and compares
     #[command(subcommand)]
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
     };
     let done = match &cli.command {
         Command::Doctor(options) => doctor::run(options),
+        Command::Bind(options) => bind::run(options),
         Command::Hugepages(options) => hugepages::run(options),
         Command::Bench(bench) => bench.run().map_err(|error| Refused(format!("{error:#}")).into()),
     };

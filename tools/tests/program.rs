@@ -51,6 +51,27 @@ fn hugepages_are_shown() {
 }
 
 #[test]
+fn bind_shows_the_devices_that_sysfs_has() {
+    let output = wirerate(&["bind", "--json"]);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let devices = value["devices"].as_array().unwrap();
+    let class = |name: &str| std::fs::read_to_string(format!("/sys/bus/pci/devices/{name}/class"));
+    let entries = std::fs::read_dir("/sys/bus/pci/devices").into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+    let networks: Vec<String> =
+        names.filter(|name| class(name).is_ok_and(|class| class.starts_with("0x02"))).collect();
+    let shown = text(&wirerate(&["bind"]).stdout);
+    for name in &networks {
+        assert!(devices.iter().any(|device| device["address"] == **name), "{name}: {value}");
+        assert!(shown.contains(&format!("\n{name} '")), "{name}: {shown}");
+    }
+    assert!(
+        !networks.is_empty() || shown.starts_with("No 'Network' devices detected") || !devices.is_empty()
+    );
+}
+
+#[test]
 fn bad_input_is_one_line_and_code_2() {
     for (arguments, expected) in [
         (&["hugepages", "--reserve", "lots"][..], "expected a size, for instance 512M or 4G"),
@@ -58,6 +79,10 @@ fn bad_input_is_one_line_and_code_2() {
         (&["hugepages", "--reserve", "2M", "--node", "4000"], "there is no NUMA node 4000"),
         (&["hugepages", "--clear", "--reserve", "2M"], "cannot be used with"),
         (&["hugepages", "--reserv", "2M"], "did you mean '--reserve'?"),
+        (&["bind", "--bind", "vfio-pci", "ffff:ff:1f.7"], "ffff:ff:1f.7: there is no such PCI function"),
+        (&["bind", "--unbind", "wirerate-none"], "no device \"wirerate-none\""),
+        (&["bind", "wirerate-none"], "what is to be done with wirerate-none?"),
+        (&["bind", "--bin", "vfio-pci"], "did you mean '--bind'?"),
         (&["docter"], "did you mean 'doctor'?"),
     ] {
         let output = wirerate(arguments);

@@ -22,6 +22,7 @@ use super::{DmaError, DmaRange};
 #[derive(Debug, Default)]
 pub(crate) struct Physical {
     locked: usize,
+    warned: bool,
 }
 
 impl Mapper for Physical {
@@ -42,6 +43,16 @@ impl Mapper for Physical {
             .inspect_err(|_| unlock(&pages))?;
         self.locked += len;
         Ok(ranges.into())
+    }
+
+    fn look_at(&mut self, memory_page: usize) {
+        if memory_page <= self.page() && !self.warned {
+            self.warned = true;
+            tracing::warn!(
+                "devices use physical addresses of pages that the kernel may move: reserve hugepages, or set \
+                 vm.compact_unevictable_allowed to 0"
+            );
+        }
     }
 
     fn unmap(&mut self, ranges: &[DmaRange]) {

@@ -21,6 +21,9 @@ pub(crate) trait Mapper: Send + fmt::Debug + 'static {
     /// Undoes what `map` returned `ranges` for.
     fn unmap(&mut self, ranges: &[DmaRange]);
 
+    /// Is told of which pages memory is made that is to be mapped.
+    fn look_at(&mut self, _memory_page: usize) {}
+
     /// The device addresses that it gives; empty for physical ones.
     fn windows(&self) -> Vec<RangeInclusive<u64>> {
         Vec::new()
@@ -180,7 +183,8 @@ impl<M: Mapper> DmaSpace for Space<M> {
         keep: Arc<dyn Any + Send + Sync>,
     ) -> Result<DmaMapping, DmaError> {
         // `Memory` promises that it does not reach beyond the last address.
-        let base = memory.base().as_ptr().addr();
+        let base = memory.base().as_ptr().expose_provenance();
+        self.with_mapper(|mapper| mapper.look_at(memory.page_size()));
         self.map_bytes(base..base + memory.len(), keep)
     }
 

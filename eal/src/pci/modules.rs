@@ -12,6 +12,8 @@ pub struct DriverCandidates {
     root: SystemRoot,
     /// Pattern and module.
     patterns: Vec<(String, String)>,
+    /// Drivers that are loaded.
+    loaded: Vec<String>,
     handover: Vec<&'static str>,
 }
 
@@ -27,9 +29,10 @@ impl DriverCandidates {
             pattern.starts_with("pci:").then(|| (pattern.to_owned(), module.trim().to_owned()))
         };
         let modules = root.text(format!("{folder}/modules.dep")).unwrap_or_default();
+        let loaded = root.names("sys/bus/pci/drivers");
         let there = |driver: &&str| {
             let file = format!("/{}.ko", driver.replace('-', "_"));
-            root.path(format!("sys/bus/pci/drivers/{driver}")).is_dir()
+            loaded.iter().any(|known| known == driver)
                 || modules
                     .lines()
                     .filter_map(|line| line.split(':').next())
@@ -38,6 +41,7 @@ impl DriverCandidates {
         Self {
             patterns: table.lines().filter_map(pattern).collect(),
             handover: HANDOVER_DRIVERS.into_iter().filter(there).collect(),
+            loaded,
             root: root.clone(),
         }
     }
@@ -50,11 +54,12 @@ impl DriverCandidates {
         let mut all: Vec<String> = knowing.map(|(_, module)| module.clone()).collect();
         all.extend(self.handover.iter().map(|&driver| driver.to_owned()));
         let mut unused: Vec<String> = Vec::new();
-        for driver in all {
+        for module in all {
             // A module's name has an underscore where its driver's may have a dash.
-            let same = |other: &str| other.replace('-', "_") == driver.replace('-', "_");
+            let same = |other: &str| other.replace('-', "_") == module.replace('-', "_");
             if !device.driver.as_deref().is_some_and(same) && !unused.iter().any(|known| same(known)) {
-                unused.push(driver);
+                let driver = self.loaded.iter().find(|driver| same(driver)).cloned();
+                unused.push(driver.unwrap_or(module));
             }
         }
         unused
@@ -131,5 +136,8 @@ mod tests {
             "kernel/drivers/uio/uio_pci_generic.ko.xz: kernel/drivers/uio/uio.ko.xz\n",
         );
         assert_eq!(read(), ["odd_one", "vfio-pci", "uio_pci_generic"]);
+        // By the name of the driver, once it is known.
+        tree.write("sys/bus/pci/drivers/odd-one/x", "");
+        assert_eq!(read(), ["odd-one", "vfio-pci", "uio_pci_generic"]);
     }
 }

@@ -1,5 +1,6 @@
 //! Takes a PCI function for this process.
 
+use std::collections::BTreeSet;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -26,6 +27,31 @@ pub struct OpenOptions {
 pub(crate) struct Shared {
     vfio: vfio::Shared,
     physical: Mutex<Weak<Space<Physical>>>,
+    taken: Arc<Mutex<BTreeSet<PciAddress>>>,
+}
+
+/// A function that is open; VFIO would open it again within the same container.
+#[derive(Debug)]
+struct Taken {
+    all: Arc<Mutex<BTreeSet<PciAddress>>>,
+    address: PciAddress,
+}
+
+impl Taken {
+    fn new(all: &Arc<Mutex<BTreeSet<PciAddress>>>, place: &Place<'_>) -> Result<Self, PciError> {
+        let address = place.address;
+        if all.lock().unwrap_or_else(PoisonError::into_inner).insert(address) {
+            Ok(Self { all: Arc::clone(all), address })
+        } else {
+            Err(place.unusable("it is open already: drop what has it first"))
+        }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.address);
+    }
 }
 
 impl Shared {
@@ -46,13 +72,14 @@ impl Shared {
         options: &OpenOptions,
     ) -> Result<Function, PciError> {
         let place = Place { root, address };
-        Ok(match place.holder()? {
-            Holder::Vfio if options.no_iommu => {
-                Function::new(vfio::open_without_iommu(&place, self.physical())?)
-            }
-            Holder::Vfio => Function::new(self.vfio.open(&place)?),
-            Holder::Uio => Function::new(uio::Device::open(&place, self.physical())?),
-        })
+        let holder = place.holder()?;
+        let taken = Taken::new(&self.taken, &place)?;
+        let driver: Box<dyn PciFunction<Bar = Bar>> = match holder {
+            Holder::Vfio if options.no_iommu => Box::new(vfio::open_without_iommu(&place, self.physical())?),
+            Holder::Vfio => Box::new(self.vfio.open(&place)?),
+            Holder::Uio => Box::new(uio::Device::open(&place, self.physical())?),
+        };
+        Ok(Function { driver, _taken: taken })
     }
 }
 
@@ -70,12 +97,8 @@ pub fn open(eal: &Eal, address: PciAddress, options: &OpenOptions) -> Result<Fun
 pub struct Function {
     // One call more by pointer does not count here: what is called often are the registers, and those are mapped.
     driver: Box<dyn PciFunction<Bar = Bar>>,
-}
-
-impl Function {
-    fn new(driver: impl PciFunction<Bar = Bar>) -> Self {
-        Self { driver: Box::new(driver) }
-    }
+    // After what it is said of.
+    _taken: Taken,
 }
 
 impl PciFunction for Function {
@@ -162,6 +185,18 @@ mod tests {
         machine.file("dev/vfio/noiommu-4", b"");
         assert!(open("00:04.0", false).contains("no_iommu"));
         assert!(open("00:04.0", true).contains("there is no /dev/vfio/vfio"));
+    }
+
+    #[test]
+    fn a_function_is_open_once() {
+        let machine = Machine::new();
+        let all = Arc::default();
+        let place = machine.place("00:03.0");
+        let first = Taken::new(&all, &place).unwrap();
+        assert!(Taken::new(&all, &machine.place("00:04.0")).is_ok());
+        assert!(Taken::new(&all, &place).unwrap_err().to_string().contains("open already"));
+        drop(first);
+        assert!(Taken::new(&all, &place).is_ok());
     }
 
     #[test]

@@ -209,7 +209,10 @@ impl Container {
 }
 
 fn busy(path: &Path) -> String {
-    format!("another program has it, or another function of its group ({}): end that first", path.display())
+    format!(
+        "somebody else has it, or another function of its group ({}): end that program first",
+        path.display()
+    )
 }
 
 fn explain_group(place: &Place<'_>, path: &Path, error: io::Error) -> PciError {
@@ -218,6 +221,9 @@ fn explain_group(place: &Place<'_>, path: &Path, error: io::Error) -> PciError {
             "no permission to open {0}: run as root, or have root run `chown USER {0}`",
             path.display()
         )),
+        Some(libc::EPERM) => {
+            place.unusable(format!("opening {} needs CAP_SYS_RAWIO: run as root", path.display()))
+        }
         Some(libc::EBUSY) => place.unusable(busy(path)),
         _ => place.failed(format!("opening {}", path.display()), error),
     }
@@ -273,7 +279,8 @@ mod tests {
             explain(libc::EACCES),
             "0000:00:03.0: no permission to open /dev/vfio/7: run as root, or have root run `chown USER /dev/vfio/7`"
         );
-        assert!(explain(libc::EBUSY).contains("another program has it"));
+        assert!(explain(libc::EPERM).contains("CAP_SYS_RAWIO"));
+        assert!(explain(libc::EBUSY).contains("somebody else has it"));
         assert!(explain(libc::ENODEV).starts_with("0000:00:03.0: opening /dev/vfio/7 failed"));
         assert!(not_viable(&place, path).to_string().contains("still use: 0000:00:03.1 (e1000e); bind"));
         let error = Container::new(&place, None).map(drop).unwrap_err().to_string();

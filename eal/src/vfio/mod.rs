@@ -54,17 +54,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Shared {
     /// Opens a function that an IOMMU watches.
     pub(crate) fn open(&self, place: &Place<'_>) -> Result<Device, PciError> {
-        let opened = match self.by_iommufd(place) {
+        let opened = match self.by_iommufd(place)? {
             Some(opened) => opened,
             None => self.by_group(place)?,
         };
         Device::new(place, opened)
     }
 
-    /// Opens a function by its own file; none if the kernel or the machine is not set up for that.
-    fn by_iommufd(&self, place: &Place<'_>) -> Option<Opened> {
-        let number = *place.numbered("vfio-dev", "vfio").first()?;
+    /// Opens a function by its own file; none if that does not work, but its group's file is there to be tried.
+    fn by_iommufd(&self, place: &Place<'_>) -> Result<Option<Opened>, PciError> {
+        let Some(&number) = place.numbered("vfio-dev", "vfio").first() else { return Ok(None) };
         let path = place.root.path(format!("dev/vfio/devices/vfio{number}"));
+        if !path.exists() {
+            return Ok(None);
+        }
         let open = || {
             let mut shared = lock(&self.address_space);
             let file = container::open_device(&path)?;
@@ -77,11 +80,18 @@ impl Shared {
             let dma = space.dma();
             Ok::<_, std::io::Error>(Opened { file, hold: Hold::AddressSpace { _space: space }, dma })
         };
-        open()
-            .inspect_err(|error| {
+        let has_group =
+            || place.group().is_some_and(|group| place.root.path(format!("dev/vfio/{group}")).exists());
+        match open() {
+            Ok(opened) => Ok(Some(opened)),
+            Err(error) if has_group() => {
                 tracing::debug!("{}: {} is not used: {error}", place.address, path.display());
-            })
-            .ok()
+                Ok(None)
+            }
+            Err(error) => {
+                Err(place.failed(format!("opening {} and /dev/iommu for it", path.display()), error))
+            }
+        }
     }
 
     /// Opens a function by its group.
@@ -170,8 +180,11 @@ mod tests {
         machine.file("sys/bus/pci/devices/0000:00:04.0/vfio-dev/vfio0/dev", b"");
         machine.file("dev/vfio/devices/vfio0", b"");
         machine.file("dev/iommu", b"");
+        let open = || Shared::default().open(&machine.place("00:04.0")).unwrap_err().to_string();
+        let error = open();
+        assert!(error.contains("dev/vfio/devices/vfio0 and /dev/iommu for it failed"), "{error}");
         machine.file("dev/vfio/4", b"");
-        let error = Shared::default().open(&machine.place("00:04.0")).unwrap_err().to_string();
+        let error = open();
         assert!(error.contains("there is no /dev/vfio/vfio"), "{error}");
     }
 }

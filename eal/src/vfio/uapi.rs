@@ -193,7 +193,11 @@ fn irq_set(
     let mut set = vec![size, flags, index, 0, count];
     set.extend(events.iter().map(|event| event.as_raw_fd().cast_unsigned()));
     // SAFETY: the kernel reads as many bytes as the struct says that it has.
-    answer(unsafe { libc::ioctl(device.as_raw_fd(), DEVICE_SET_IRQS, set.as_ptr()) }).map(drop)
+    match answer(unsafe { libc::ioctl(device.as_raw_fd(), DEVICE_SET_IRQS, set.as_ptr()) })? {
+        0 => Ok(()),
+        // It says with how many it would have worked.
+        fewer => Err(io::Error::other(format!("the system has only {fewer} interrupts left for it"))),
+    }
 }
 
 /// Resets the device.

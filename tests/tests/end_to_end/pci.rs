@@ -80,8 +80,25 @@ const DPDK: Forwarder = Forwarder {
     figures: dpdk_figures,
 };
 
+/// Ours.
+const OURS: Forwarder = Forwarder {
+    name: "ours",
+    add: |machine| machine.ours("testpmd"),
+    command: |devices, queues, more| {
+        let allow: String = devices.iter().map(|device| format!(" -a {device}")).collect();
+        format!(
+            "/host/testpmd -l 0-1 -m 64 --in-memory{allow} -- --forward-mode=io --nb-cores=1 \
+             --total-num-mbufs=4096 --rxd=256 --txd=256 --rxq={queues} --txq={queues} --stats-period=1 \
+             --record-core-cycles {more}"
+        )
+    },
+    ready: "Port 1: ",
+    streams: |printed| printed.matches("Forward Stats for RX Port=").count(),
+    figures: dpdk_figures,
+};
+
 /// All forwarders: each gets the tests of all kinds of interfaces.
-const FORWARDERS: [Forwarder; 1] = [DPDK];
+const FORWARDERS: [Forwarder; 2] = [DPDK, OURS];
 
 /// What interfaces are like, and how the guest reaches them.
 #[derive(Clone, Copy)]

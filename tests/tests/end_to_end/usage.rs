@@ -1,7 +1,7 @@
 //! What a user meets first: help, the demonstration, and how bad input is answered.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("usage::a_terminal_gets_a_table_refreshed_in_place", &[Need::Script], terminal),
         trial("usage::testpmd_prints_what_dpdk_prints", &[], testpmd),
         trial("usage::testpmd_sends_and_receives_over_a_ring", &[], testpmd_over_ring),
+        trial("usage::hugetlbfs_is_mounted_and_unmounted", &[Need::Root, Need::Hugepages], hugetlbfs),
+        trial("usage::binding_without_privileges_is_told", &[Need::Unprivileged], bind_unprivileged),
         trial("usage::the_demonstration_runs_without_privileges", &[Need::Unprivileged], unprivileged),
     ]
 }
@@ -376,5 +378,64 @@ fn unprivileged() -> Result<()> {
     as_user("l2fwd", &arguments)?.expect_code(0)?;
     let (null, _) = l2fwd(&["net_null0", "net_null1"], &["--duration", "0.5"])?;
     ensure!(null.port(1)?.received > 0, "{null:?}");
+    Ok(())
+}
+
+/// In a mount namespace of its own, so that the machine's mounts stay as they are.
+fn hugetlbfs() -> Result<()> {
+    let folder = scratch::directory("hugetlbfs")?;
+    // A second name for it, by which the table of mounts does not know it.
+    let (place, name) = (folder.path().join("huge"), folder.path().join("link"));
+    symlink(&place, &name)?;
+    fs::create_dir(&place)?;
+    let (place, name) = (text(&place)?, text(&name)?);
+    let tool = program::bundled("wirerate")?;
+    let alone = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-e",
+            "-c",
+            script,
+            text(&tool)?,
+            place,
+            name,
+        ]);
+        program::run(command, LIMIT)
+    };
+    let finished = alone(
+        r#"
+        "$0" hugepages --mount --page-size 2M --directory "$2"
+        grep " $1 hugetlbfs .*pagesize=2M" /proc/self/mounts
+        touch "$1/file"
+        "$0" hugepages -m -d "$1"
+        "$0" hugepages -u -d "$1"
+        ! grep " $1 " /proc/self/mounts
+        "$0" hugepages -u -d "$1"
+        "#,
+    )?;
+    finished.expect_code(0)?;
+    let shown = &finished.stdout;
+    for line in [
+        format!("hugetlbfs with pages of 2M on {place}\n"),
+        format!("hugetlbfs is mounted on {place} already\n"),
+        format!("no hugetlbfs is mounted on {place}\n"),
+    ] {
+        ensure!(shown.contains(&line), "no {line:?} in:\n{shown}");
+    }
+    let busy = alone(r#""$0" hugepages -m -d "$1"; cd "$1"; exec "$0" hugepages -u -d "$1""#)?;
+    busy.expect_code(1)?;
+    ensure!(busy.stderr.contains("a program uses it") && busy.stderr.lines().count() == 1, "{}", busy.stderr);
+    ensure!(!fs::read_to_string("/proc/self/mounts")?.contains(place), "it is mounted outside");
+    Ok(())
+}
+
+fn bind_unprivileged() -> Result<()> {
+    // Whatever the machine has, it is shown to everybody.
+    as_user("wirerate", &["bind"])?.expect_code(0)?;
+    expect_refusal(&as_user("wirerate", &["bind", "-b", "vfio-pci", "ffff:ff:1f.7"])?, &["ffff:ff:1f.7"])?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use wirerate_eal::clock::ClockSource;
 use wirerate_eal::memory::transparent::{self, TransparentMode};
+use wirerate_eal::pci::{self, Binder, MEMORY, PciDevice, RealKernel};
 use wirerate_eal::{Clock, Topology, hugetlb};
 
 use super::Check;
@@ -20,7 +21,7 @@ pub(super) fn all(machine: &Machine, clock: &Clock) -> Vec<Check> {
     let mut checks = vec![kernel(machine), cpus(machine), isolation(machine), counter(clock)];
     checks.extend(governor(machine));
     checks.extend([hugepages(machine), transparent(machine), mounts(machine), memlock(machine)]);
-    checks.extend([privilege(machine), iommu(machine), vfio(machine), peers(machine)]);
+    checks.extend([privilege(machine), iommu(machine), vfio(machine), nics(machine), peers(machine)]);
     checks
 }
 
@@ -200,6 +201,41 @@ fn vfio(machine: &Machine) -> Check {
     Check::lacking("vfio", "no /dev/vfio", "sudo modprobe vfio-pci")
 }
 
+fn nics(machine: &Machine) -> Check {
+    const TOPIC: &str = "nics";
+    let binder = Binder::with(machine.system(), MEMORY, RealKernel::default());
+    let devices = pci::scan(&machine.system());
+    let nics: Vec<&PciDevice> = devices.iter().filter(|device| device.is_network()).collect();
+    let list = |nics: &[&PciDevice]| {
+        let name = |nic: &&PciDevice| match nic.interfaces.first() {
+            Some(interface) => format!("{} ({})", nic.address, interface.name.escape_debug()),
+            None => nic.address.to_string(),
+        };
+        nics.iter().map(name).collect::<Vec<_>>().join(", ")
+    };
+    let (given, kept): (Vec<_>, Vec<_>) = nics.into_iter().partition(|nic| nic.is_handed_over());
+    let (used, idle): (Vec<_>, Vec<_>) = kept.into_iter().partition(|nic| binder.network_use(nic).is_some());
+    if !given.is_empty() {
+        return Check::good(TOPIC, format!("for programs: {}", list(&given)));
+    }
+    let Some(first) = idle.first() else {
+        return Check::good(
+            TOPIC,
+            match list(&used) {
+                none if none.is_empty() => "none on PCI; most drivers need none".to_owned(),
+                used => format!("none to spare: this machine uses {used} itself"),
+            },
+        );
+    };
+    // Without an IOMMU, VFIO hands nothing over.
+    let driver = if first.iommu_group.is_some() { "vfio-pci" } else { "uio_pci_generic" };
+    Check::better(
+        TOPIC,
+        format!("none is given to programs; idle: {}", list(&idle)),
+        format!("sudo wirerate bind --bind {driver} {}", first.address),
+    )
+}
+
 fn peers(machine: &Machine) -> Check {
     let installed: Vec<_> = ["dpdk-testpmd", "qemu-system-x86_64", "qemu-system-aarch64", "tcpdump"]
         .into_iter()
@@ -220,6 +256,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use std::fs;
+    use std::os::unix::fs::symlink;
     use std::path::Path;
 
     use tempfile::TempDir;
@@ -284,6 +321,9 @@ mod tests {
             (&group(0), "DMA"),
             (&group(1), "DMA"),
             ("dev/vfio/vfio", ""),
+            ("sys/bus/pci/devices/0000:81:00.0/vendor", "0x8086"),
+            ("sys/bus/pci/devices/0000:81:00.0/device", "0x10fb"),
+            ("sys/bus/pci/devices/0000:81:00.0/class", "0x020000"),
             ("bin/dpdk-testpmd", ""),
         ])
     }
@@ -312,6 +352,7 @@ mod tests {
             ("privilege", Lacking, "without CAP_NET_ADMIN, CAP_NET_RAW, CAP_IPC_LOCK"),
             ("iommu", Lacking, "no IOMMU groups: devices cannot be given to programs safely"),
             ("vfio", Lacking, "no /dev/vfio"),
+            ("nics", Good, "none on PCI; most drivers need none"),
             ("peers", Better, "none to test and compare with"),
         ];
         assert_eq!(told, expected.map(|(topic, state, found)| (topic, state, found.to_owned())));
@@ -324,7 +365,8 @@ mod tests {
     #[test]
     fn a_server_is_told_what_it_has() {
         use State::{Better, Good};
-        let (_root, machine) = server();
+        let (root, machine) = server();
+        symlink("../../vfio-pci", root.path().join("sys/bus/pci/devices/0000:81:00.0/driver")).unwrap();
         let expected = [
             ("kernel", Better, "Linux 5.10.0"),
             ("cpus", Good, "3 of 32 usable (0,2-3), NUMA nodes: 2"),
@@ -337,6 +379,7 @@ mod tests {
             ("privilege", Good, "CAP_NET_ADMIN, CAP_NET_RAW, CAP_IPC_LOCK"),
             ("iommu", Good, "2 groups"),
             ("vfio", Good, "/dev/vfio is there"),
+            ("nics", Good, "for programs: 0000:81:00.0"),
             ("peers", Good, "dpdk-testpmd"),
         ];
         assert_eq!(told(&machine), expected.map(|(topic, state, found)| (topic, state, found.to_owned())));
@@ -346,7 +389,27 @@ mod tests {
     #[test]
     fn a_machine_that_tells_nothing_is_no_crash() {
         let (_root, machine) = tree(&[]);
-        assert_eq!(told(&machine).len(), 11);
+        assert_eq!(told(&machine).len(), 12);
+    }
+
+    #[test]
+    fn an_idle_nic_is_told_with_what_gives_it_to_programs() {
+        let nic = |file| format!("sys/bus/pci/devices/0000:00:03.0/{file}");
+        let (root, machine) = tree(&[
+            (&nic("vendor"), "0x1af4"),
+            (&nic("device"), "0x1041"),
+            (&nic("class"), "0x020000"),
+            (&nic("virtio0/net/wirerate-nic/flags"), "0x1003"),
+        ]);
+        let check = nics(&machine);
+        assert_eq!(check.found, "none is given to programs; idle: 0000:00:03.0 (wirerate-nic)");
+        assert_eq!(check.mend.unwrap(), "sudo wirerate bind --bind uio_pci_generic 0000:00:03.0");
+        symlink("../../iommu_groups/1", root.path().join(nic("iommu_group"))).unwrap();
+        assert!(nics(&machine).mend.unwrap().contains("vfio-pci"));
+        symlink("../br0", root.path().join(nic("virtio0/net/wirerate-nic/upper_br0"))).unwrap();
+        let check = nics(&machine);
+        assert_eq!(check.found, "none to spare: this machine uses 0000:00:03.0 (wirerate-nic) itself");
+        assert!(check.mend.is_none());
     }
 
     #[test]
