@@ -34,8 +34,10 @@ pub(super) struct Shared<F: PciFunction> {
 /// How a look at a device ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Looked {
-    /// It is there.
-    There,
+    /// It works.
+    Works,
+    /// It is there, and rests: it tells of nothing any more.
+    Rests,
     /// It is gone, and all that belonged to it was given back.
     Gone,
 }
@@ -83,7 +85,7 @@ impl<F: PciFunction> Shared<F> {
         let Some(unit) = guard.as_mut() else { return Looked::Gone };
         let by_line = matches!(unit.interrupts, Interrupts::Line(_));
         if interrupt && by_line {
-            // Reading it ends the interrupt.
+            // Reading it ends the interrupt. Its descriptor is readable until it is unmasked.
             let _ = unit.registers.take_interrupt();
         }
         let status = unit.registers.status();
@@ -93,7 +95,7 @@ impl<F: PciFunction> Shared<F> {
             return Looked::Gone;
         }
         if unit.features().is_none() {
-            return Looked::There;
+            return Looked::Rests;
         }
         if status & NEEDS_RESET != 0 {
             self.broken.fetch_add(1, Ordering::Relaxed);
@@ -102,7 +104,7 @@ impl<F: PciFunction> Shared<F> {
                 self.name
             );
             self.halt(unit);
-            return Looked::There;
+            return Looked::Rests;
         }
         match unit.now() {
             Ok(now) => self.note(unit, now, pool),
@@ -111,7 +113,7 @@ impl<F: PciFunction> Shared<F> {
         if interrupt && by_line {
             unit.function.unmask_intx();
         }
-        Looked::There
+        Looked::Works
     }
 
     /// Takes over what the device says of its link, and announces us if it asks for that.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 use wirerate_eal::pci::PciFunction;
 
+use super::interrupts::Interrupts;
 use super::shared::{Looked, Shared};
 use crate::packet::MbufPool;
 use crate::vhost_user::Wake;
@@ -35,17 +36,22 @@ impl Watch {
         pool: Option<MbufPool>,
     ) -> io::Result<Option<Self>> {
         let own = |fd: Option<BorrowedFd<'_>>| fd.map(|fd| fd.try_clone_to_owned()).transpose();
-        let (told, removal) = match shared.unit().as_ref() {
-            Some(unit) => (own(unit.interrupts.config_fd())?, own(unit.function.removal())?),
+        let (told, is_line, removal) = match shared.unit().as_ref() {
+            Some(unit) => (
+                own(unit.interrupts.config_fd())?,
+                matches!(unit.interrupts, Interrupts::Line(_)),
+                own(unit.function.removal())?,
+            ),
             None => return Ok(None),
         };
+        let told = told.map(|fd| Told { fd, is_line });
         if pool.is_none() && removal.is_none() {
             return Ok(None);
         }
         let wake = Wake::new()?;
         let (theirs, shared) = (wake.clone(), Arc::clone(shared));
         let thread = thread::Builder::new().name(shared.name.clone()).spawn(move || {
-            run(&shared, told.as_ref(), removal.as_ref(), pool.as_ref(), &theirs);
+            run(&shared, told, removal.as_ref(), pool.as_ref(), &theirs);
         })?;
         Ok(Some(Self { wake, thread: Some(thread) }))
     }
@@ -62,15 +68,23 @@ impl Drop for Watch {
     }
 }
 
+/// What becomes readable when the configuration changes.
+struct Told {
+    fd: OwnedFd,
+    /// An interrupt line: it is unmasked after the look, and its descriptor not read.
+    is_line: bool,
+}
+
 fn run<F: PciFunction>(
     shared: &Shared<F>,
-    told: Option<&OwnedFd>,
+    mut told: Option<Told>,
     removal: Option<&OwnedFd>,
     pool: Option<&MbufPool>,
     wake: &Wake,
 ) {
-    let fds: Vec<BorrowedFd<'_>> = removal.into_iter().chain(told).map(AsFd::as_fd).collect();
     loop {
+        let fds: Vec<BorrowedFd<'_>> =
+            removal.into_iter().chain(told.as_ref().map(|told| &told.fd)).map(AsFd::as_fd).collect();
         let deadline = pool.map(|_| Instant::now() + PERIOD);
         let interrupt = match wait(&fds, PollFlags::IN, Some(wake.as_fd()), deadline) {
             Ok(Waited::Woken) => return,
@@ -79,8 +93,10 @@ fn run<F: PciFunction>(
                 return;
             }
             Ok(Waited::Ready(_)) => {
-                // An eventfd that was said to be readable: this resets it, and does not wait.
-                let _ = told.map(|fd| rustix::io::read(fd, &mut [0; 8]));
+                if let Some(Told { fd, is_line: false }) = &told {
+                    // An eventfd that is readable: this resets it, and does not wait.
+                    let _ = rustix::io::read(fd, &mut [0; 8]);
+                }
                 true
             }
             Ok(Waited::TimedOut) => false,
@@ -89,8 +105,10 @@ fn run<F: PciFunction>(
                 return;
             }
         };
-        if pool.is_some_and(|pool| shared.look(interrupt, pool) == Looked::Gone) {
-            return;
+        match pool.map(|pool| shared.look(interrupt, pool)) {
+            Some(Looked::Gone) => return,
+            Some(Looked::Rests) => told = None,
+            Some(Looked::Works) | None => {}
         }
     }
 }
