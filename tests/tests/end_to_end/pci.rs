@@ -10,13 +10,15 @@ use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use wirerate_tests::guest::cable::{Cables, TAPS};
 use wirerate_tests::guest::{
-    self, DPDK_PLUGINS, Guest, Machine, Nic, Order, Task, Wire, forward_and_compare, pci_machine,
+    self, DPDK_PLUGINS, Guest, Machine, Nic, Order, Outcome, Task, Wire, forward_and_compare, pci_machine,
 };
 use wirerate_tests::needs::{Need, trial};
 use wirerate_tests::output::{Balance, Totals};
 use wirerate_tests::{exclusive, scratch};
 
-/// What all of these need.
+/// What a guest needs.
+const NEEDS_GUEST: &[Need] = &[Need::Qemu, Need::GuestKernel];
+/// The same, and DPDK in it.
 const NEEDS: &[Need] = &[Need::Qemu, Need::GuestKernel, Need::DpdkPci];
 /// The same, and what interfaces of several queues need.
 const NEEDS_TAPS: &[Need] = &[Need::Qemu, Need::GuestKernel, Need::DpdkPci, Need::Root, Need::Namespaces];
@@ -77,7 +79,7 @@ const DPDK: Forwarder = Forwarder {
     },
     ready: "io packet forwarding - ports=2",
     streams: |printed| printed.matches("Forward Stats for RX Port=").count(),
-    figures: dpdk_figures,
+    figures,
 };
 
 /// All forwarders: each gets the tests of all kinds of interfaces.
@@ -118,7 +120,8 @@ pub(crate) fn trials() -> Vec<Trial> {
             forwards(&DPDK, &e1000e)
         }),
         trial("pci::dpdk_is_as_fast_as_itself", NEEDS, || side_by_side(&DPDK, &DPDK)),
-        trial("pci::our_programs_run_in_a_guest", NEEDS, our_programs),
+        trial("pci::our_programs_run_in_a_guest", NEEDS_GUEST, our_programs),
+        trial("pci::programs_run_beside_the_console", NEEDS_GUEST, background),
     ];
     for forwarder in FORWARDERS {
         for variant in VARIANTS {
@@ -195,9 +198,9 @@ fn circulate(guest: &mut Guest, forwarder: &Forwarder) -> Result<Figures> {
     Ok(figures)
 }
 
-/// What testpmd of DPDK prints: at the end how many packets there were, and what each cost; and their rate each second
-/// while it runs.
-fn dpdk_figures(printed: &str) -> Result<Figures> {
+/// What testpmd prints, DPDK's or ours: at the end how many packets there were, and what each cost; and their rate each
+/// second while it runs.
+fn figures(printed: &str) -> Result<Figures> {
     let numbers = |key: &str| -> Result<Vec<f64>> {
         let found = printed.split(key).skip(1).map(|rest| {
             let rest = rest.trim_start();
@@ -224,11 +227,44 @@ fn our_programs() -> Result<()> {
         let devices = "--vdev net_null0 --vdev net_null1";
         let printed = guest.run(&format!("/host/l2fwd -l 0 {devices} -- --duration 1"))?;
         ensure!(Totals::read(&printed)?.port(0)?.sent > 0, "l2fwd sent nothing:\n{printed}");
-        let task = guest.spawn("testpmd", &format!("/host/testpmd -l 0,1 {devices} -- --forward-mode=io"))?;
-        guest.wait_for(&task, "port", TURN)?;
-        Balance::read(&guest.end(&task, "TERM", TURN)?)?.check_home()?;
+        let options = "--forward-mode=io --stats-period=1 --record-core-cycles";
+        let task = guest.spawn("testpmd", &format!("/host/testpmd -l 0,1 {devices} -- {options}"))?;
+        std::thread::sleep(CIRCULATE);
+        let printed = guest.end(&task, "TERM", TURN)?;
+        Balance::read(&printed)?.check_home()?;
+        let figures = figures(&printed)?;
+        ensure!(figures.pps > 0.0 && figures.cycles > 0.0 && figures.dropped == 0, "{figures}:\n{printed}");
         guest.run(&format!("/host/forward {devices}"))?;
         guest.run("/host/wirerate --version")?;
+        Ok(())
+    })
+}
+
+/// Programs get input and signals and give output and status while the console runs others; and faults are seen.
+fn background() -> Result<()> {
+    let _turn = exclusive::processors();
+    let [mut guest] = guest::boot([&pci_machine("background").iommu(48)])?;
+    logged(&mut guest, |guest| {
+        let cat = guest.spawn("cat", "cat")?;
+        let other = guest.spawn("other", "sh -c \"echo there; exit 3\"")?;
+        guest.tell(&cat, "it's a line")?;
+        guest.wait_for(&cat, "it's a line", TURN)?;
+        let missing = guest.wait_for(&cat, "another", Duration::from_millis(300));
+        ensure!(missing.is_err(), "what was not printed was found");
+        let ended = guest.wait_end(&other, TURN)?;
+        ensure!(ended == Outcome { status: 3, output: "there\n".to_owned() }, "{ended:?}");
+        ensure!(guest.wait_for(&other, "here not", TURN).is_err() && guest.tell(&other, "line").is_err());
+        guest.signal(&cat, "TERM")?;
+        let ended = guest.wait_end(&cat, TURN)?;
+        // The shell may have a word for the signal.
+        ensure!(ended.status == 143 && ended.output.starts_with("it's a line\n"), "{ended:?}");
+        ensure!(guest.signal(&cat, "TERM").is_err(), "it got a signal after its end");
+
+        guest.expect_no_fault()?;
+        let fault =
+            "DMAR: [DMA Write NO_PASID] Request device [00:10.0] fault addr 0x1000 [fault reason 0x05]";
+        guest.run(&format!("echo '{fault}' >/dev/kmsg"))?;
+        ensure!(guest.kernel_log()?.contains(fault) && guest.expect_no_fault().is_err(), "no fault was seen");
         Ok(())
     })
 }
