@@ -133,11 +133,12 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Two interfaces of this kind, joined by `forwarder`, lose, change and double no frame, nor swap two of one queue.
+/// Two interfaces of this kind, joined by `forwarder`, lose, change and double no frame. One queue swaps none either;
+/// several all carry some.
 fn forwards(forwarder: &Forwarder, variant: &Variant) -> Result<()> {
+    let machine = machine(variant, &[forwarder])?;
     let _turn = exclusive::processors();
     let folder = scratch::directory("pci")?;
-    let machine = machine(variant, &[forwarder]);
     if variant.queues == 1 {
         let wires = [Wire::new(folder.path(), "left")?, Wire::new(folder.path(), "right")?];
         let nics = wires.each_ref().map(|wire| (variant.nic)(Nic::wire(wire)));
@@ -157,11 +158,12 @@ fn forwards(forwarder: &Forwarder, variant: &Variant) -> Result<()> {
 
 /// Both interfaces are unplugged and plugged in again, and work as before.
 fn plugged_again(forwarder: &Forwarder) -> Result<()> {
+    let machine = machine(&VFIO, &[forwarder])?;
     let _turn = exclusive::processors();
     let folder = scratch::directory("pci")?;
     let wires = [Wire::new(folder.path(), "left")?, Wire::new(folder.path(), "right")?];
     let nics = wires.each_ref().map(|wire| Nic::wire(wire).pluggable());
-    let mut guest = boot(machine(&VFIO, &[forwarder]), nics)?;
+    let mut guest = boot(machine, nics)?;
     logged(&mut guest, |guest| {
         exchange(guest, forwarder, &VFIO, &wires, Order::Kept)?;
         for index in [0, 1] {
@@ -179,8 +181,9 @@ fn plugged_again(forwarder: &Forwarder) -> Result<()> {
 /// Two forwarders get the same packets, on the same interfaces of one guest, one after the other: 32 packets of 64
 /// bytes circulate in each direction on a hub, without the host. The first is not much slower than the second.
 fn side_by_side(ours: &Forwarder, theirs: &Forwarder) -> Result<()> {
+    let machine = machine(&VFIO, &[ours, theirs])?;
     let _turn = exclusive::processors();
-    let mut guest = boot(machine(&VFIO, &[ours, theirs]), [Nic::hub(0), Nic::hub(0)])?;
+    let mut guest = boot(machine, [Nic::hub(0), Nic::hub(0)])?;
     let figures = logged(&mut guest, |guest| Ok([circulate(guest, ours)?, circulate(guest, theirs)?]))?;
     let [first, second] = figures;
     eprintln!("under emulation {}: {first}; {}: {second}", ours.name, theirs.name);
@@ -220,9 +223,11 @@ fn figures(printed: &str) -> Result<Figures> {
 
 /// The programs that are built for guests run there without a library.
 fn our_programs() -> Result<()> {
-    let _turn = exclusive::processors();
     let machine = pci_machine("ours").ours("l2fwd").ours("testpmd").ours("wirerate");
-    let [mut guest] = guest::boot([&machine.our_example("wirerate-pmd", "forward")])?;
+    let machine = machine.our_example("wirerate-pmd", "forward");
+    machine.build()?;
+    let _turn = exclusive::processors();
+    let [mut guest] = guest::boot([&machine])?;
     logged(&mut guest, |guest| {
         let devices = "--vdev net_null0 --vdev net_null1";
         let printed = guest.run(&format!("/host/l2fwd -l 0 {devices} -- --duration 1"))?;
@@ -269,12 +274,15 @@ fn background() -> Result<()> {
     })
 }
 
-fn machine(variant: &Variant, forwarders: &[&Forwarder]) -> Machine {
-    let machine = forwarders.iter().fold(pci_machine("pci"), |machine, forwarder| (forwarder.add)(machine));
-    match variant.iommu {
-        Some(bits) => machine.iommu(bits),
-        None => machine,
+/// A guest for these forwarders. They are built before it has its turn at the processors.
+fn machine(variant: &Variant, forwarders: &[&Forwarder]) -> Result<Machine> {
+    let mut machine =
+        forwarders.iter().fold(pci_machine("pci"), |machine, forwarder| (forwarder.add)(machine));
+    if let Some(bits) = variant.iommu {
+        machine = machine.iommu(bits);
     }
+    machine.build()?;
+    Ok(machine)
 }
 
 fn boot(machine: Machine, nics: [Nic; 2]) -> Result<Guest> {
