@@ -1,9 +1,12 @@
-//! A Linux guest on vhost-user sockets, and its console.
+//! A Linux guest on vhost-user sockets, or with interfaces for drivers in user space, and its console.
 //!
 //! `cargo run -p wirerate-tests --example guest -- [--fetch] [--packed] [--queues N] [SOCKET]...` boots a guest with
 //! an interface for each socket, served by `net_vhost0,iface=SOCKET` of l2fwd or another program. Lines that are typed
 //! are run in the guest, one after the other; the end of the input ends it. `--fetch` first downloads Debian's kernel
 //! into the cache; without a socket that is all.
+//!
+//! `--pci` in place of sockets boots one with an IOMMU and two interfaces on a hub, bound to vfio-pci, with our testpmd
+//! and wirerate in `/host`, and DPDK's testpmd if the host has it.
 #![forbid(unsafe_code)]
 
 use std::io::{BufRead, Write};
@@ -11,8 +14,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use wirerate_tests::guest::{self, Kernel, Machine, Nic, Outcome};
-use wirerate_tests::needs;
+use wirerate_tests::guest::{self, DPDK_PLUGINS, Guest, Kernel, Machine, Nic, Outcome, pci_machine};
+use wirerate_tests::needs::{self, Need};
 
 /// Host programs that are useful there, if the host has them.
 const PROGRAMS: [&str; 3] = ["iperf3", "ethtool", "tcpdump"];
@@ -20,12 +23,13 @@ const PROGRAMS: [&str; 3] = ["iperf3", "ethtool", "tcpdump"];
 const LIMIT: Duration = Duration::from_secs(3600);
 
 fn main() -> Result<()> {
-    let (mut fetch, mut packed, mut queues, mut sockets) = (false, false, 1, Vec::new());
+    let (mut fetch, mut packed, mut queues, mut sockets, mut pci) = (false, false, 1, Vec::new(), false);
     let mut arguments = std::env::args_os().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--fetch") => fetch = true,
             Some("--packed") => packed = true,
+            Some("--pci") => pci = true,
             Some("--queues") => {
                 let count = arguments.next().context("--queues takes a number")?;
                 queues =
@@ -37,6 +41,9 @@ fn main() -> Result<()> {
     }
     if fetch {
         println!("the kernel for guests is {}", Kernel::fetch()?.image.display());
+    }
+    if pci {
+        return drivers(packed);
     }
     if sockets.is_empty() {
         anyhow::ensure!(fetch, "no socket is given, and nothing else to do");
@@ -53,6 +60,27 @@ fn main() -> Result<()> {
     }
     println!("waiting for the other side of {} socket(s), and for the guest", sockets.len());
     let [mut guest] = guest::boot([&machine])?;
+    console(&mut guest)
+}
+
+/// A guest for drivers in user space.
+fn drivers(packed: bool) -> Result<()> {
+    let nic = || if packed { Nic::hub(0).packed() } else { Nic::hub(0) };
+    let mut machine = pci_machine("guest").iommu(48).nic(nic()).nic(nic());
+    machine = machine.ours("testpmd").ours("wirerate");
+    if Need::DpdkPci.missing().is_none() {
+        machine = machine.dpdk(&DPDK_PLUGINS);
+    }
+    println!("building our programs, and waiting for the guest");
+    let [mut guest] = guest::boot([&machine])?;
+    for index in [0, 1] {
+        println!("vfio-pci has {}", guest.bind(index, "vfio-pci")?);
+    }
+    console(&mut guest)
+}
+
+/// Runs what is typed.
+fn console(guest: &mut Guest) -> Result<()> {
     prompt()?;
     for line in std::io::stdin().lock().lines() {
         let Outcome { status, output } = guest.outcome(&line?, LIMIT)?;

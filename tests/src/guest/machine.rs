@@ -141,6 +141,14 @@ impl Machine {
         self
     }
 
+    /// Builds our programs for it, if they are not built yet: a test that takes turns does so before its turn.
+    ///
+    /// # Errors
+    /// When one does not build.
+    pub fn build(&self) -> Result<()> {
+        self.content.ours.iter().try_for_each(|program| program.content().map(drop))
+    }
+
     /// Starts it, and does not wait until it is up. QEMU waits first until all its interfaces of vhost-user are served.
     ///
     /// # Errors

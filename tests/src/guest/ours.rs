@@ -8,15 +8,13 @@ use std::fs::{self, File};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::{program, repository};
 
-/// Time to build them all, with nothing built before.
+/// Time to build one, with nothing built before, where others keep the processors busy.
 const BUILD: Duration = Duration::from_secs(1800);
-/// The programs that are built, whatever a guest needs of them: the second that is asked for takes no time.
-const PACKAGES: [&str; 2] = ["wirerate-apps", "wirerate-tools"];
 
 /// A program of ours.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,36 +38,37 @@ impl Program {
         }
     }
 
-    /// Its content. The first call in a run builds it.
+    /// Its content. The first call in a run builds it, and no others: each is optimised as a whole, which takes long.
     ///
     /// # Errors
     /// When it does not build.
     pub(super) fn content(&self) -> Result<Arc<[u8]>> {
         static BUILT: Mutex<BTreeMap<Program, Arc<[u8]>>> = Mutex::new(BTreeMap::new());
         let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-        if !built.contains_key(self) {
-            built.extend(self.build().with_context(|| format!("building {} for guests", self.name()))?);
+        if let Some(content) = built.get(self) {
+            return Ok(Arc::clone(content));
         }
-        built.get(self).cloned().with_context(|| format!("there is no program {}", self.name()))
+        let content = self.build().with_context(|| format!("building {} for guests", self.name()))?;
+        built.insert(self.clone(), Arc::clone(&content));
+        Ok(content)
     }
 
-    /// Builds it, with what is built in the same go.
-    fn build(&self) -> Result<Vec<(Self, Arc<[u8]>)>> {
+    fn build(&self) -> Result<Arc<[u8]>> {
         let folder = repository::target()?.join("guest");
         fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-        // Another run may build other sources there: nobody else does until all is read.
+        // Another run may build other sources there: not before this one has been read.
         let lock = File::create(folder.join("lock")).context("making the lock of the programs for guests")?;
         lock.lock().context("locking the programs for guests")?;
         let mut command = repository::cargo()?;
-        command.arg("build").arg("--release").arg("--target-dir").arg(&folder);
+        command.args(["build", "--release", "--message-format", "json-render-diagnostics"]);
         // With a target, build scripts and macros are not linked statically: macros cannot be.
         command.args(["--target", &format!("{}-unknown-linux-gnu", std::env::consts::ARCH)]);
-        command.args(["--message-format", "json-render-diagnostics"]);
+        command.arg("--target-dir").arg(&folder);
         command.env("RUSTFLAGS", "-C target-feature=+crt-static").env_remove("CARGO_ENCODED_RUSTFLAGS");
         command.env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
         match self {
-            Self::Bundled(_) => {
-                command.arg("--bins").args(PACKAGES.iter().flat_map(|package| ["-p", package]));
+            Self::Bundled(name) => {
+                command.args(["-p", "wirerate-apps", "-p", "wirerate-tools", "--bin", name]);
             }
             Self::Example { package, name } => {
                 command.args(["-p", package, "--example", name]);
@@ -77,21 +76,14 @@ impl Program {
         }
         let finished = program::run(command, BUILD)?;
         finished.expect_code(0)?;
-        let mut programs = Vec::new();
         for line in finished.stdout.lines() {
             let message: Value = serde_json::from_str(line).context("cargo printed no JSON")?;
-            let (Some(name), Some(path)) =
-                (message["target"]["name"].as_str(), message["executable"].as_str())
-            else {
-                continue;
-            };
-            let program = match self {
-                Self::Bundled(_) => Self::Bundled(name.to_owned()),
-                Self::Example { .. } => self.clone(),
-            };
-            programs.push((program, fs::read(path).with_context(|| format!("reading {path}"))?.into()));
+            if message["target"]["name"] == self.name()
+                && let Some(path) = message["executable"].as_str()
+            {
+                return Ok(fs::read(path).with_context(|| format!("reading {path}"))?.into());
+            }
         }
-        ensure!(!programs.is_empty(), "cargo built no program:\n{}", finished.stderr);
-        Ok(programs)
+        bail!("cargo built no such program:\n{}", finished.stderr)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
-use super::{Guest, Machine};
+use super::{Guest, Machine, task};
 
 /// What testpmd of DPDK needs in a guest beside the drivers that it is linked to.
 pub const DPDK_PLUGINS: [&str; 5] = ["bus_pci", "bus_vdev", "mempool_ring", "net_e1000", "net_virtio"];
@@ -93,11 +93,8 @@ impl Guest {
         let nic = self.nics.get(index).with_context(|| format!("no interface {index}"))?;
         let (order, place) = (nic.plug(index, self.has_iommu), nic.place(index));
         self.monitor()?.order("device_add", &order)?;
-        let rounds = PLUG.as_millis() / 100;
-        self.run(&format!(
-            "for i in $(seq {rounds}); do ls -d {place} >/dev/null 2>&1 && exit; sleep 0.1; done; exit 1"
-        ))
-        .context("the guest does not find what was plugged in")?;
+        let found = self.run(&task::until(&format!("ls -d {place} >/dev/null 2>&1"), PLUG));
+        found.context("the guest does not find what was plugged in")?;
         self.pci_address(index)
     }
 

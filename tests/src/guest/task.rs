@@ -26,17 +26,18 @@ impl Task {
 }
 
 impl Guest {
-    /// Starts `command`, one for a shell, in the background. `name` is a word, and of one program at a time.
+    /// Starts `command`, a program and its arguments as a shell reads them, in the background. `name` is a word, and of
+    /// one program at a time.
     ///
     /// # Errors
     /// When the guest takes no commands.
     pub fn spawn(&mut self, name: &str, command: &str) -> Result<Task> {
         let task = Task { name: name.to_owned() };
-        let quoted = command.replace('\'', r"'\''");
+        let script = quoted(&format!("echo $$ >pid; exec {command}"));
         // The input is never at its end: the program itself keeps the pipe open for writing.
         self.run(&format!(
             "rm -rf {FOLDER}/{name}; mkdir -p {FOLDER}/{name}; cd {FOLDER}/{name}; mkfifo input\n\
-             {{ sh -c 'echo $$ >pid; exec {quoted}' <>input >output 2>&1; echo $? >status; }} &\n\
+             {{ sh -c {script} <>input >output 2>&1; echo $? >status; }} &\n\
              until [ -s pid ]; do sleep 0.01; done"
         ))?;
         Ok(task)
@@ -55,10 +56,9 @@ impl Guest {
     /// # Errors
     /// When it has ended.
     pub fn tell(&mut self, task: &Task, line: &str) -> Result<()> {
-        let quoted = line.replace('\'', r"'\''");
+        let (line, status, input) = (quoted(line), task.file("status"), task.file("input"));
         // Without a reader the shell would wait for one.
-        self.run(&format!("[ ! -e {} ] && echo '{quoted}' >{}", task.file("status"), task.file("input")))
-            .map(drop)
+        self.run(&format!("[ ! -e {status} ] && echo {line} >{input}")).map(drop)
     }
 
     /// Waits until it has printed `text`; gives all that it printed.
@@ -66,14 +66,10 @@ impl Guest {
     /// # Errors
     /// When it ends without, or takes longer than `limit`.
     pub fn wait_for(&mut self, task: &Task, text: &str, limit: Duration) -> Result<String> {
-        let quoted = text.replace('\'', r"'\''");
         let (output, status) = (task.file("output"), task.file("status"));
-        let look = format!("grep -q -F -- '{quoted}' {output}");
+        let look = format!("grep -q -F -- {} {output}", quoted(text));
         // Looked at once more after the end, for the last words.
-        self.outcome(
-            &format!("{}; do [ -e {status} ] && break; {}", until(&look), pause(limit)),
-            limit + LOOK,
-        )?;
+        self.outcome(&until(&format!("{look} || [ -e {status} ]"), limit), limit + LOOK)?;
         let found = self.outcome(&look, LOOK)?;
         let printed = self.output(task)?;
         ensure!(found.status == 0, "{} has not printed {text:?} in {limit:?}:\n{printed}", task.name);
@@ -96,7 +92,7 @@ impl Guest {
     /// When that takes longer than `limit`.
     pub fn wait_end(&mut self, task: &Task, limit: Duration) -> Result<Outcome> {
         let status = task.file("status");
-        self.outcome(&format!("{}; do {}", until(&format!("[ -s {status} ]")), pause(limit)), limit + LOOK)?;
+        self.outcome(&until(&format!("[ -s {status} ]"), limit), limit + LOOK)?;
         let output = self.output(task)?;
         let status = self.outcome(&format!("cat {status}"), LOOK)?;
         ensure!(status.status == 0, "{} has not ended in {limit:?}:\n{output}", task.name);
@@ -116,12 +112,30 @@ impl Guest {
     }
 }
 
-/// The beginning of a loop until `condition`.
-fn until(condition: &str) -> String {
-    format!("i=0; until {condition}")
+/// Lines for a shell that wait for `condition` to be true, and give up after `limit`, with another status than 0.
+pub(super) fn until(condition: &str, limit: Duration) -> String {
+    let waiting = format!("until {condition}; do sleep 0.1; done");
+    format!("timeout {:.1} sh -c {}", limit.as_secs_f64(), quoted(&waiting))
 }
 
-/// The end of a loop's round, and of the loop after `limit`.
-fn pause(limit: Duration) -> String {
-    format!("i=$((i+1)); [ $i -gt {} ] && break; sleep 0.1; done", limit.as_millis() / 100)
+/// A word for a shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_shell_waits_for_as_long_as_it_is_told() {
+        let wait = |condition: &str, limit| {
+            let script = until(condition, Duration::from_millis(limit));
+            Command::new("sh").args(["-c", &script]).status().unwrap().code()
+        };
+        assert_eq!(wait("echo \"it's\" | grep -q 'it'", 60_000), Some(0));
+        assert_eq!(wait("false", 300), Some(124));
+    }
 }

@@ -10,13 +10,15 @@ use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use wirerate_tests::guest::cable::{Cables, TAPS};
 use wirerate_tests::guest::{
-    self, DPDK_PLUGINS, Guest, Machine, Nic, Order, Task, Wire, forward_and_compare, pci_machine,
+    self, DPDK_PLUGINS, Guest, Machine, Nic, Order, Outcome, Task, Wire, forward_and_compare, pci_machine,
 };
 use wirerate_tests::needs::{Need, trial};
 use wirerate_tests::output::{Balance, Totals};
 use wirerate_tests::{exclusive, scratch};
 
-/// What all of these need.
+/// What a guest needs.
+const NEEDS_GUEST: &[Need] = &[Need::Qemu, Need::GuestKernel];
+/// The same, and DPDK in it.
 const NEEDS: &[Need] = &[Need::Qemu, Need::GuestKernel, Need::DpdkPci];
 /// The same, and what interfaces of several queues need.
 const NEEDS_TAPS: &[Need] = &[Need::Qemu, Need::GuestKernel, Need::DpdkPci, Need::Root, Need::Namespaces];
@@ -77,7 +79,7 @@ const DPDK: Forwarder = Forwarder {
     },
     ready: "io packet forwarding - ports=2",
     streams: |printed| printed.matches("Forward Stats for RX Port=").count(),
-    figures: dpdk_figures,
+    figures,
 };
 
 /// Ours.
@@ -135,7 +137,8 @@ pub(crate) fn trials() -> Vec<Trial> {
             forwards(&DPDK, &e1000e)
         }),
         trial("pci::dpdk_is_as_fast_as_itself", NEEDS, || side_by_side(&DPDK, &DPDK)),
-        trial("pci::our_programs_run_in_a_guest", NEEDS, our_programs),
+        trial("pci::our_programs_run_in_a_guest", NEEDS_GUEST, our_programs),
+        trial("pci::programs_run_beside_the_console", NEEDS_GUEST, background),
     ];
     for forwarder in FORWARDERS {
         for variant in VARIANTS {
@@ -147,11 +150,12 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Two interfaces of this kind, joined by `forwarder`, lose, change and double no frame, nor swap two of one queue.
+/// Two interfaces of this kind, joined by `forwarder`, lose, change and double no frame. One queue swaps none either;
+/// several all carry some.
 fn forwards(forwarder: &Forwarder, variant: &Variant) -> Result<()> {
+    let machine = machine(variant, &[forwarder])?;
     let _turn = exclusive::processors();
     let folder = scratch::directory("pci")?;
-    let machine = machine(variant, &[forwarder]);
     if variant.queues == 1 {
         let wires = [Wire::new(folder.path(), "left")?, Wire::new(folder.path(), "right")?];
         let nics = wires.each_ref().map(|wire| (variant.nic)(Nic::wire(wire)));
@@ -171,11 +175,12 @@ fn forwards(forwarder: &Forwarder, variant: &Variant) -> Result<()> {
 
 /// Both interfaces are unplugged and plugged in again, and work as before.
 fn plugged_again(forwarder: &Forwarder) -> Result<()> {
+    let machine = machine(&VFIO, &[forwarder])?;
     let _turn = exclusive::processors();
     let folder = scratch::directory("pci")?;
     let wires = [Wire::new(folder.path(), "left")?, Wire::new(folder.path(), "right")?];
     let nics = wires.each_ref().map(|wire| Nic::wire(wire).pluggable());
-    let mut guest = boot(machine(&VFIO, &[forwarder]), nics)?;
+    let mut guest = boot(machine, nics)?;
     logged(&mut guest, |guest| {
         exchange(guest, forwarder, &VFIO, &wires, Order::Kept)?;
         for index in [0, 1] {
@@ -193,8 +198,9 @@ fn plugged_again(forwarder: &Forwarder) -> Result<()> {
 /// Two forwarders get the same packets, on the same interfaces of one guest, one after the other: 32 packets of 64
 /// bytes circulate in each direction on a hub, without the host. The first is not much slower than the second.
 fn side_by_side(ours: &Forwarder, theirs: &Forwarder) -> Result<()> {
+    let machine = machine(&VFIO, &[ours, theirs])?;
     let _turn = exclusive::processors();
-    let mut guest = boot(machine(&VFIO, &[ours, theirs]), [Nic::hub(0), Nic::hub(0)])?;
+    let mut guest = boot(machine, [Nic::hub(0), Nic::hub(0)])?;
     let figures = logged(&mut guest, |guest| Ok([circulate(guest, ours)?, circulate(guest, theirs)?]))?;
     let [first, second] = figures;
     eprintln!("under emulation {}: {first}; {}: {second}", ours.name, theirs.name);
@@ -212,9 +218,9 @@ fn circulate(guest: &mut Guest, forwarder: &Forwarder) -> Result<Figures> {
     Ok(figures)
 }
 
-/// What testpmd of DPDK prints: at the end how many packets there were, and what each cost; and their rate each second
-/// while it runs.
-fn dpdk_figures(printed: &str) -> Result<Figures> {
+/// What testpmd prints, DPDK's or ours: at the end how many packets there were, and what each cost; and their rate each
+/// second while it runs.
+fn figures(printed: &str) -> Result<Figures> {
     let numbers = |key: &str| -> Result<Vec<f64>> {
         let found = printed.split(key).skip(1).map(|rest| {
             let rest = rest.trim_start();
@@ -234,28 +240,66 @@ fn dpdk_figures(printed: &str) -> Result<Figures> {
 
 /// The programs that are built for guests run there without a library.
 fn our_programs() -> Result<()> {
-    let _turn = exclusive::processors();
     let machine = pci_machine("ours").ours("l2fwd").ours("testpmd").ours("wirerate");
-    let [mut guest] = guest::boot([&machine.our_example("wirerate-pmd", "forward")])?;
+    let machine = machine.our_example("wirerate-pmd", "forward");
+    machine.build()?;
+    let _turn = exclusive::processors();
+    let [mut guest] = guest::boot([&machine])?;
     logged(&mut guest, |guest| {
         let devices = "--vdev net_null0 --vdev net_null1";
         let printed = guest.run(&format!("/host/l2fwd -l 0 {devices} -- --duration 1"))?;
         ensure!(Totals::read(&printed)?.port(0)?.sent > 0, "l2fwd sent nothing:\n{printed}");
-        let task = guest.spawn("testpmd", &format!("/host/testpmd -l 0,1 {devices} -- --forward-mode=io"))?;
-        guest.wait_for(&task, "port", TURN)?;
-        Balance::read(&guest.end(&task, "TERM", TURN)?)?.check_home()?;
+        let options = "--forward-mode=io --stats-period=1 --record-core-cycles";
+        let task = guest.spawn("testpmd", &format!("/host/testpmd -l 0,1 {devices} -- {options}"))?;
+        std::thread::sleep(CIRCULATE);
+        let printed = guest.end(&task, "TERM", TURN)?;
+        Balance::read(&printed)?.check_home()?;
+        let figures = figures(&printed)?;
+        ensure!(figures.pps > 0.0 && figures.cycles > 0.0 && figures.dropped == 0, "{figures}:\n{printed}");
         guest.run(&format!("/host/forward {devices}"))?;
         guest.run("/host/wirerate --version")?;
         Ok(())
     })
 }
 
-fn machine(variant: &Variant, forwarders: &[&Forwarder]) -> Machine {
-    let machine = forwarders.iter().fold(pci_machine("pci"), |machine, forwarder| (forwarder.add)(machine));
-    match variant.iommu {
-        Some(bits) => machine.iommu(bits),
-        None => machine,
+/// Programs get input and signals and give output and status while the console runs others; and faults are seen.
+fn background() -> Result<()> {
+    let _turn = exclusive::processors();
+    let [mut guest] = guest::boot([&pci_machine("background").iommu(48)])?;
+    logged(&mut guest, |guest| {
+        let cat = guest.spawn("cat", "cat")?;
+        let other = guest.spawn("other", "sh -c \"echo there; exit 3\"")?;
+        guest.tell(&cat, "it's a line")?;
+        guest.wait_for(&cat, "it's a line", TURN)?;
+        let missing = guest.wait_for(&cat, "another", Duration::from_millis(300));
+        ensure!(missing.is_err(), "what was not printed was found");
+        let ended = guest.wait_end(&other, TURN)?;
+        ensure!(ended == Outcome { status: 3, output: "there\n".to_owned() }, "{ended:?}");
+        ensure!(guest.wait_for(&other, "here not", TURN).is_err() && guest.tell(&other, "line").is_err());
+        guest.signal(&cat, "TERM")?;
+        let ended = guest.wait_end(&cat, TURN)?;
+        // The shell may have a word for the signal.
+        ensure!(ended.status == 143 && ended.output.starts_with("it's a line\n"), "{ended:?}");
+        ensure!(guest.signal(&cat, "TERM").is_err(), "it got a signal after its end");
+
+        guest.expect_no_fault()?;
+        let fault =
+            "DMAR: [DMA Write NO_PASID] Request device [00:10.0] fault addr 0x1000 [fault reason 0x05]";
+        guest.run(&format!("echo '{fault}' >/dev/kmsg"))?;
+        ensure!(guest.kernel_log()?.contains(fault) && guest.expect_no_fault().is_err(), "no fault was seen");
+        Ok(())
+    })
+}
+
+/// A guest for these forwarders. They are built before it has its turn at the processors.
+fn machine(variant: &Variant, forwarders: &[&Forwarder]) -> Result<Machine> {
+    let mut machine =
+        forwarders.iter().fold(pci_machine("pci"), |machine, forwarder| (forwarder.add)(machine));
+    if let Some(bits) = variant.iommu {
+        machine = machine.iommu(bits);
     }
+    machine.build()?;
+    Ok(machine)
 }
 
 fn boot(machine: Machine, nics: [Nic; 2]) -> Result<Guest> {
