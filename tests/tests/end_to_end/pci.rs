@@ -13,7 +13,6 @@ use wirerate_tests::guest::{
     self, DPDK_PLUGINS, Guest, Machine, Nic, Order, Outcome, Task, Wire, forward_and_compare, pci_machine,
 };
 use wirerate_tests::needs::{Need, trial};
-use wirerate_tests::output::{Balance, Totals};
 use wirerate_tests::{exclusive, scratch};
 
 /// What a guest needs.
@@ -21,7 +20,7 @@ const NEEDS_GUEST: &[Need] = &[Need::Qemu, Need::GuestKernel];
 /// The same, and DPDK in it.
 const NEEDS: &[Need] = &[Need::Qemu, Need::GuestKernel, Need::DpdkPci];
 /// The same, and what interfaces of several queues need.
-const NEEDS_TAPS: &[Need] = &[Need::Qemu, Need::GuestKernel, Need::DpdkPci, Need::Root, Need::Namespaces];
+const NEEDS_TAPS: &[Need] = &[Need::Qemu, Need::GuestKernel, Need::Root, Need::Namespaces];
 
 /// Time for a forwarder to start, or to end.
 const TURN: Duration = Duration::from_secs(60);
@@ -96,11 +95,8 @@ const OURS: Forwarder = Forwarder {
     },
     ready: "Port 1: ",
     streams: |printed| printed.matches("    source ").count(),
-    figures: dpdk_figures,
+    figures,
 };
-
-/// All forwarders: each gets the tests of all kinds of interfaces.
-const FORWARDERS: [Forwarder; 2] = [DPDK, OURS];
 
 /// What interfaces are like, and how the guest reaches them.
 #[derive(Clone, Copy)]
@@ -131,21 +127,14 @@ const VARIANTS: [Variant; 6] = [
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = vec![
-        trial("pci::dpdk_forwards_again_when_interfaces_were_unplugged", NEEDS, || plugged_again(&DPDK)),
-        trial("pci::dpdk_forwards_on_e1000e", NEEDS, || {
-            let e1000e = Variant { nic: |nic| nic.model("e1000e"), ..VFIO };
-            forwards(&DPDK, &e1000e)
-        }),
-        trial("pci::dpdk_is_as_fast_as_itself", NEEDS, || side_by_side(&DPDK, &DPDK)),
-        trial("pci::our_programs_run_in_a_guest", NEEDS_GUEST, our_programs),
         trial("pci::programs_run_beside_the_console", NEEDS_GUEST, background),
+        trial("pci::dpdk_forwards_on_vfio", NEEDS, || forwards(&DPDK, &VFIO)),
+        trial("pci::ours_is_no_slower_than_dpdk", NEEDS, || side_by_side(&OURS, &DPDK)),
     ];
-    for forwarder in FORWARDERS {
-        for variant in VARIANTS {
-            let name = format!("pci::{}_forwards_on_{}", forwarder.name, variant.name);
-            let needs = if variant.queues > 1 { NEEDS_TAPS } else { NEEDS };
-            trials.push(trial(&name, needs, move || forwards(&forwarder, &variant)));
-        }
+    for variant in VARIANTS {
+        let name = format!("pci::ours_forwards_on_{}", variant.name);
+        let needs = if variant.queues > 1 { NEEDS_TAPS } else { NEEDS_GUEST };
+        trials.push(trial(&name, needs, move || forwards(&OURS, &variant)));
     }
     trials
 }
@@ -173,38 +162,31 @@ fn forwards(forwarder: &Forwarder, variant: &Variant) -> Result<()> {
     Ok(())
 }
 
-/// Both interfaces are unplugged and plugged in again, and work as before.
-fn plugged_again(forwarder: &Forwarder) -> Result<()> {
-    let machine = machine(&VFIO, &[forwarder])?;
-    let _turn = exclusive::processors();
-    let folder = scratch::directory("pci")?;
-    let wires = [Wire::new(folder.path(), "left")?, Wire::new(folder.path(), "right")?];
-    let nics = wires.each_ref().map(|wire| Nic::wire(wire).pluggable());
-    let mut guest = boot(machine, nics)?;
-    logged(&mut guest, |guest| {
-        exchange(guest, forwarder, &VFIO, &wires, Order::Kept)?;
-        for index in [0, 1] {
-            let before = guest.pci_address(index)?;
-            guest.unplug(index)?;
-            let found = guest.pci_address(index);
-            ensure!(found.is_err(), "the interface is at {found:?}, and was unplugged");
-            let after = guest.plug(index)?;
-            ensure!(before == after, "the interface was at {before} and is at {after}");
-        }
-        exchange(guest, forwarder, &VFIO, &wires, Order::Kept).map(drop)
-    })
-}
-
-/// Two forwarders get the same packets, on the same interfaces of one guest, one after the other: 32 packets of 64
-/// bytes circulate in each direction on a hub, without the host. The first is not much slower than the second.
+/// Two forwarders get the same packets, on the same interfaces of one guest, by turns: 32 packets of 64 bytes circulate
+/// in each direction on a hub, without the host.
 fn side_by_side(ours: &Forwarder, theirs: &Forwarder) -> Result<()> {
     let machine = machine(&VFIO, &[ours, theirs])?;
     let _turn = exclusive::processors();
     let mut guest = boot(machine, [Nic::hub(0), Nic::hub(0)])?;
-    let figures = logged(&mut guest, |guest| Ok([circulate(guest, ours)?, circulate(guest, theirs)?]))?;
-    let [first, second] = figures;
-    eprintln!("under emulation {}: {first}; {}: {second}", ours.name, theirs.name);
-    ensure!(first.cycles < second.cycles * 2.0, "{first} is far behind {second}");
+    let mut rounds = Vec::new();
+    logged(&mut guest, |guest| {
+        for _ in 0..3 {
+            rounds.push((circulate(guest, ours)?, circulate(guest, theirs)?));
+        }
+        Ok(())
+    })?;
+    for (first, second) in &rounds {
+        eprintln!("under emulation {}: {first}; {}: {second}", ours.name, theirs.name);
+    }
+    let median = |ratio: fn(&(Figures, Figures)) -> f64| {
+        let mut ratios: Vec<f64> = rounds.iter().map(ratio).collect();
+        ratios.sort_by(f64::total_cmp);
+        ratios[ratios.len() / 2]
+    };
+    let (rate, cost) = (median(|(a, b)| a.pps / b.pps), median(|(a, b)| a.cycles / b.cycles));
+    eprintln!("ratios: {rate:.2} of the packets a second, {cost:.2} of the cycles a packet");
+    // What an emulated processor measures is blurred.
+    ensure!(rate > 0.8 && cost < 1.2, "{} is behind: {rounds:#?}", ours.name);
     Ok(())
 }
 
@@ -236,30 +218,6 @@ fn figures(printed: &str) -> Result<Figures> {
     let cycles = *numbers("CPU cycles/packet=")?.last().context("no cycles")?;
     let dropped = numbers("RX-dropped:")?.iter().chain(&numbers("TX-dropped:")?).sum::<f64>() as u64;
     Ok(Figures { pps, cycles, dropped })
-}
-
-/// The programs that are built for guests run there without a library.
-fn our_programs() -> Result<()> {
-    let machine = pci_machine("ours").ours("l2fwd").ours("testpmd").ours("wirerate");
-    let machine = machine.our_example("wirerate-pmd", "forward");
-    machine.build()?;
-    let _turn = exclusive::processors();
-    let [mut guest] = guest::boot([&machine])?;
-    logged(&mut guest, |guest| {
-        let devices = "--vdev net_null0 --vdev net_null1";
-        let printed = guest.run(&format!("/host/l2fwd -l 0 {devices} -- --duration 1"))?;
-        ensure!(Totals::read(&printed)?.port(0)?.sent > 0, "l2fwd sent nothing:\n{printed}");
-        let options = "--forward-mode=io --stats-period=1 --record-core-cycles";
-        let task = guest.spawn("testpmd", &format!("/host/testpmd -l 0,1 {devices} -- {options}"))?;
-        std::thread::sleep(CIRCULATE);
-        let printed = guest.end(&task, "TERM", TURN)?;
-        Balance::read(&printed)?.check_home()?;
-        let figures = figures(&printed)?;
-        ensure!(figures.pps > 0.0 && figures.cycles > 0.0 && figures.dropped == 0, "{figures}:\n{printed}");
-        guest.run(&format!("/host/forward {devices}"))?;
-        guest.run("/host/wirerate --version")?;
-        Ok(())
-    })
 }
 
 /// Programs get input and signals and give output and status while the console runs others; and faults are seen.

@@ -41,7 +41,6 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// One of two ports goes while frames pass by both; the other goes on, and no mbuf is lost. Plugged in again, it works.
 fn unplugged() -> Result<()> {
-    let _turn = exclusive::processors();
     let folder = scratch::directory("unplug")?;
     let wires = [Wire::new(folder.path(), "left")?, Wire::new(folder.path(), "right")?];
     let [left, right] = &wires;
@@ -49,6 +48,8 @@ fn unplugged() -> Result<()> {
     for wire in &wires {
         machine = machine.nic(Nic::wire(wire).pluggable());
     }
+    machine.build()?;
+    let _turn = exclusive::processors();
     let [mut guest] = guest::boot([&machine])?;
     logged(&mut guest, |guest| {
         // Each port sends what it receives.
@@ -83,10 +84,11 @@ fn unplugged() -> Result<()> {
 
 /// Without a port, l2fwd has nothing to do, and says so by its end.
 fn all_unplugged() -> Result<()> {
-    let _turn = exclusive::processors();
     let folder = scratch::directory("unplug")?;
     let wire = Wire::new(folder.path(), "wire")?;
     let machine = pci_machine("unplug").ours("l2fwd").iommu(BITS).nic(Nic::wire(&wire).pluggable());
+    machine.build()?;
+    let _turn = exclusive::processors();
     let [mut guest] = guest::boot([&machine])?;
     logged(&mut guest, |guest| {
         let device = guest.bind(0, VFIO)?;
@@ -102,13 +104,14 @@ fn all_unplugged() -> Result<()> {
 
 /// A program that is killed leaves its devices bound and at rest: the next one has them at once, with all huge pages.
 fn killed() -> Result<()> {
-    let _turn = exclusive::processors();
     let folder = scratch::directory("killed")?;
     let wires = [Wire::new(folder.path(), "left")?, Wire::new(folder.path(), "right")?];
     let mut machine = pci_machine("killed").ours("testpmd").iommu(BITS);
     for wire in &wires {
         machine = machine.nic(Nic::wire(wire));
     }
+    machine.build()?;
+    let _turn = exclusive::processors();
     let [mut guest] = guest::boot([&machine])?;
     logged(&mut guest, |guest| {
         let free = free_hugepages(guest)?;
@@ -132,7 +135,6 @@ fn killed() -> Result<()> {
 
 /// The kernel has an interface, gives it to testpmd, and has it again.
 fn bound() -> Result<()> {
-    let _turn = exclusive::processors();
     let folder = scratch::directory("bind")?;
     let wires = [Wire::new(folder.path(), "left")?, Wire::new(folder.path(), "right")?];
     let mut machine = pci_machine("bind")
@@ -144,6 +146,8 @@ fn bound() -> Result<()> {
     for wire in &wires {
         machine = machine.nic(Nic::wire(wire));
     }
+    machine.build()?;
+    let _turn = exclusive::processors();
     let [mut guest] = guest::boot([&machine])?;
     logged(&mut guest, |guest| {
         let devices = [guest.pci_address(0)?, guest.pci_address(1)?];
@@ -175,7 +179,6 @@ fn bound() -> Result<()> {
 
 /// A guest between two hosts, with l2fwd in it.
 fn linked() -> Result<()> {
-    let _turn = exclusive::processors();
     let network = Network::new(Offloads::None)?;
     for (index, tap) in TAPS.iter().enumerate() {
         let (bridge, port) = (format!("bridge{index}"), format!("port{index}"));
@@ -191,6 +194,8 @@ fn linked() -> Result<()> {
     for tap in TAPS {
         machine = machine.nic(Nic::tap(tap));
     }
+    machine.build()?;
+    let _turn = exclusive::processors();
     let [mut guest] = guest::boot([&machine])?;
     logged(&mut guest, |guest| {
         let devices = [guest.bind(0, VFIO)?, guest.bind(1, VFIO)?];
