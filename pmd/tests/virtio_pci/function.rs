@@ -122,6 +122,9 @@ impl PciFunction for Function {
 
     fn enable_msix(&self, count: u16) -> Result<Vec<OwnedFd>, PciError> {
         let mut inner = self.0.lock();
+        if count > inner.settings.system_vectors {
+            return Err(PciError::Unusable { address: self.address(), problem: "no more vectors".into() });
+        }
         inner.vectors = (0..count).map(|_| event()).collect();
         Ok(inner.vectors.iter().map(|fd| fd.try_clone().unwrap()).collect())
     }

@@ -50,6 +50,8 @@ pub(crate) struct Settings {
     pub(crate) notify_off: Option<u16>,
     pub(crate) multiplier: u32,
     pub(crate) msix: u16,
+    /// As many as the system has, whatever the device has.
+    pub(crate) system_vectors: u16,
     pub(crate) intx: bool,
     pub(crate) refuses_vectors: bool,
     pub(crate) refuses_features: bool,
@@ -97,6 +99,7 @@ impl Default for Settings {
             notify_off: None,
             multiplier: MULTIPLIER,
             msix: 16,
+            system_vectors: 16,
             intx: true,
             refuses_vectors: false,
             refuses_features: false,

@@ -21,13 +21,15 @@ pub(super) enum Interrupts {
 impl Interrupts {
     /// The best that `function` can do for `receives` receive queues.
     pub(super) fn enable<F: PciFunction>(name: &str, function: &F, receives: u16) -> Self {
-        let count = function.msix_vectors().min(receives.saturating_add(1));
-        if count > 0 {
+        let mut count = function.msix_vectors().min(receives.saturating_add(1));
+        // A system that is short of interrupts may have some: queues share what there are.
+        while count > 0 {
             match function.enable_msix(count) {
                 Ok(fds) if fds.len() == usize::from(count) => return Self::Vectors(fds),
                 Ok(fds) => tracing::warn!("{name}: {} interrupt vectors came of {count}", fds.len()),
-                Err(error) => tracing::warn!("{name}: no MSI-X: {error}"),
+                Err(error) => tracing::warn!("{name}: {error}"),
             }
+            count /= 2;
         }
         match function.enable_intx() {
             Ok(fd) => Self::Line(fd),
