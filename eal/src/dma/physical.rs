@@ -69,7 +69,11 @@ fn pointer(address: usize) -> *mut c_void {
 
 fn keep_from_children(pages: &Range<usize>, advice: Advice) -> io::Result<()> {
     // SAFETY: the advice says whether a forked process has the pages, and changes nothing in this one.
-    unsafe { madvise(pointer(pages.start), pages.len(), advice) }.map_err(Into::into)
+    match unsafe { madvise(pointer(pages.start), pages.len(), advice) } {
+        // A part of a huge page. Those of this crate are mapped shared, so that a fork does not move them.
+        Err(Errno::INVAL) => Ok(()),
+        other => other.map_err(Into::into),
+    }
 }
 
 fn unlock(pages: &Range<usize>) {

@@ -244,8 +244,11 @@ impl Drop for Device {
         if self.config.is_gone() {
             return;
         }
-        if let Err(error) = self.set_bus_master(false).and_then(|()| self.reset()) {
-            tracing::warn!("giving a function back: {error}");
+        match self.set_bus_master(false).and_then(|()| self.reset()) {
+            Ok(_) => {}
+            // The kernel is taking it away, and resets it by itself.
+            Err(PciError::System { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => tracing::warn!("giving a function back: {error}"),
         }
     }
 }

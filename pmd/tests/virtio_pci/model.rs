@@ -382,6 +382,10 @@ impl Inner {
         match at {
             0x04 => (self.settings.offered.bits() >> (32 * self.device_select.min(1))) & 0xffff_ffff,
             0x10 => self.config_vector.into(),
+            // As QEMU's: queues of further pairs are made when they are agreed on.
+            0x12 if self.accepted & (Features::MQ | Features::RSS).bits() == 0 => {
+                self.queues.len().min(3) as u64
+            }
             0x12 => self.queues.len() as u64,
             0x14 => self.status.into(),
             0x15 => {

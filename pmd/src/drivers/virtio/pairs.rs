@@ -1,6 +1,7 @@
 //! Making the queues of a virtio-net device's pairs of rings: the same whatever carries the rings to the device.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use super::reach::Reach;
 use super::rings::RingMemory;
@@ -44,6 +45,8 @@ pub(super) struct Pairs {
     pub(super) features: Features,
     /// Pairs that receive: others have no buffers.
     pub(super) receives: u16,
+    /// Counts packets that have to be copied.
+    pub(super) copied: Arc<AtomicU64>,
 }
 
 /// A queue over a new ring, and what the device is to know of that.
@@ -102,7 +105,15 @@ impl Pairs {
         let (made, side) = unsafe { (self.ring(index, size)?, self.memory.side(index, size, &self.rings)?) };
         let Made { queue: ring, size, addresses } = made;
         let pool = Some(self.pool.clone());
-        let queue = DriverTx::new(ring, self.features, pool, self.packets.clone(), side, kick);
+        let queue = DriverTx::new(
+            ring,
+            self.features,
+            pool,
+            self.packets.clone(),
+            side,
+            kick,
+            Arc::clone(&self.copied),
+        );
         Some(Made { queue, size, addresses })
     }
 }

@@ -98,6 +98,7 @@ impl Session {
             packets: Reach::new(self.pool.raw().memories().map(Range::same)),
             features,
             receives: self.receives,
+            copied: self.state.copied(),
         };
         for pair in 0..pairs {
             self.start_pair(&mut front, pair, &makes)?;

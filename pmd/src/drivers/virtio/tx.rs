@@ -3,6 +3,7 @@
 use core::ptr::NonNull;
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
 use wirerate_mempool::{Memory, RawHandle};
@@ -93,12 +94,13 @@ struct Lent {
     features: Features,
     /// What the device does with packets that ask for it.
     can: Offload,
-    copied: u64,
+    /// Packets that were copied because the device did not reach them; of all queues of the port.
+    copied: Arc<AtomicU64>,
 }
 
 impl DriverTx {
     /// Sends by `ring`, which is empty, and tells the device by `kick`. Packets that lie outside of what the device reaches
-    /// are copied into mbufs of `pool`.
+    /// are copied into mbufs of `pool`, and counted in `copied`.
     pub(crate) fn new(
         ring: AnyDriverRing,
         features: Features,
@@ -106,6 +108,7 @@ impl DriverTx {
         reach: Reach,
         side: Side,
         kick: Kick,
+        copied: Arc<AtomicU64>,
     ) -> Self {
         let size = usize::from(ring.size());
         let lent = Lent {
@@ -117,14 +120,9 @@ impl DriverTx {
             pool,
             features,
             can: net_offload::to_device(features),
-            copied: 0,
+            copied,
         };
         Self { ring, lent, kick }
-    }
-
-    /// Packets that were copied because the device did not reach them.
-    pub(crate) fn copied(&self) -> u64 {
-        self.lent.copied
     }
 }
 
@@ -277,7 +275,7 @@ impl Lent {
         };
         let Some(id) = ring.offer_chain(&parts, &[], table) else { return false };
         let own = burst.drain_front(1).next();
-        self.copied += u64::from(copy.is_some());
+        self.copied.fetch_add(u64::from(copy.is_some()), Ordering::Relaxed);
         if let (Some(place), Some(packet)) = (self.parked.get_mut(usize::from(id)), copy.or(own)) {
             let home = *self.home.get_or_insert(packet.pool_handle());
             *place = Some(Parked::new(packet, home));

@@ -171,6 +171,7 @@ impl<F: PciFunction> VirtioPci<F> {
             tx_size: size(config.tx_descriptors),
             memory: Arc::clone(&self.memory),
             pool,
+            copied: self.shared.state.copied(),
         })
     }
 

@@ -1,6 +1,7 @@
 //! A device while it is there: brought up with rings, and made to let go of them again.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use wirerate_eal::dma::{DmaMapping, DmaSpace};
 use wirerate_eal::pci::PciFunction;
@@ -71,6 +72,8 @@ pub(super) struct Plan {
     pub(super) tx_size: u16,
     pub(super) memory: Arc<RingMemory>,
     pub(super) pool: MbufPool,
+    /// Counts packets that have to be copied.
+    pub(super) copied: Arc<AtomicU64>,
 }
 
 /// A device.
@@ -134,8 +137,8 @@ impl<F: PciFunction> Unit<F> {
             return Err(VirtioPciError::Legacy);
         }
         let pairs = match self.offered.consistent().intersects(Features::MQ | Features::RSS) {
-            // One queue is for control.
-            true => self.config.pairs.min(self.registers.queues().saturating_sub(1) / 2),
+            // Not less for the queues that the device has now: QEMU makes those of further pairs when they are agreed on.
+            true => self.config.pairs,
             false => 1,
         };
         self.config.pairs = pairs.max(1);
@@ -173,6 +176,7 @@ impl<F: PciFunction> Unit<F> {
             packets: Mappings::reach(&mappings.pool),
             features,
             receives: plan.receives,
+            copied: Arc::clone(&plan.copied),
         };
         for (pair, (rx, tx)) in (0..pairs).zip(lanes.rx.iter().zip(&lanes.tx)) {
             let (size, kick) = self.queue(2 * pair, plan.rx_size, makes.format())?;
