@@ -1,6 +1,7 @@
 //! The model as a PCI function: configuration space, registers, interrupts, and what memory it reaches.
 
 use std::any::Any;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
@@ -202,5 +203,11 @@ impl DmaSpace for Space {
         }
         inner.mapped.extend(&ranges);
         Ok(DmaMapping::new(ranges.clone(), Box::new(Way(self.0.clone(), ranges)), keep))
+    }
+
+    fn windows(&self) -> Vec<RangeInclusive<u64>> {
+        let machine = self.0.upgrade().unwrap();
+        let translated = machine.lock().settings.translated;
+        translated.then_some(0..=u64::MAX).into_iter().collect()
     }
 }

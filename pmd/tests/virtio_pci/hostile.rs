@@ -7,7 +7,7 @@ use wirerate_pmd::port::registry;
 use wirerate_pmd::virtqueue::Features;
 
 use super::model::{BAR, BAR_LEN, COMMON, DEVICE, ISR, Machine, NOTIFY, Settings};
-use super::{NAME, eal, open, pool};
+use super::{Lab, NAME, eal, open, pool};
 
 /// Opens, configures and starts a device that is like `settings`, and looks that this fails with `problem`.
 #[track_caller]
@@ -178,6 +178,15 @@ fn a_reset_that_is_never_done() {
 fn features_that_are_offered_and_then_refused() {
     refused(Settings { refuses_features: true, ..Settings::default() }, "", "does not accept features");
     refused(Settings::default(), ",packed_vq=1", "does not offer packed rings");
+}
+
+#[test]
+fn a_device_that_goes_past_the_iommu() {
+    let mut settings = Settings::default();
+    settings.offered -= Features::ACCESS_PLATFORM;
+    refused(settings.clone(), "", "iommu_platform=on");
+    settings.translated = false;
+    Lab::with(settings, "", 1).end();
 }
 
 #[test]

@@ -63,6 +63,8 @@ pub(crate) struct Settings {
     pub(crate) ring_piece: Option<usize>,
     /// Those of the pool are.
     pub(crate) pool_piece: Option<usize>,
+    /// Device addresses are an IOMMU's.
+    pub(crate) translated: bool,
 }
 
 impl Default for Settings {
@@ -107,6 +109,7 @@ impl Default for Settings {
             silent: false,
             never_resets: false,
             restless: false,
+            translated: true,
             ring_piece: None,
             pool_piece: None,
         }

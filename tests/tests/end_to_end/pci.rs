@@ -129,6 +129,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = vec![
         trial("pci::programs_run_beside_the_console", NEEDS_GUEST, background),
         trial("pci::dpdk_forwards_on_vfio", NEEDS, || forwards(&DPDK, &VFIO)),
+        trial("pci::a_device_that_goes_past_the_iommu_is_refused", NEEDS_GUEST, past_iommu),
         trial("pci::ours_is_no_slower_than_dpdk", NEEDS, || side_by_side(&OURS, &DPDK)),
     ];
     for variant in VARIANTS {
@@ -160,6 +161,19 @@ fn forwards(forwarder: &Forwarder, variant: &Variant) -> Result<()> {
     let streams = (forwarder.streams)(&printed);
     ensure!(streams == 2 * usize::from(variant.queues), "frames passed by {streams} streams:\n{printed}");
     Ok(())
+}
+
+/// What such a device were told to write would go anywhere.
+fn past_iommu() -> Result<()> {
+    let machine = machine(&VFIO, &[&OURS])?;
+    let _turn = exclusive::processors();
+    let mut guest = boot(machine, [Nic::hub(0).past_iommu(), Nic::hub(0)])?;
+    logged(&mut guest, |guest| {
+        let device = guest.bind(0, VFIO.driver)?;
+        let outcome = guest.outcome(&(OURS.command)(&[device], 1, ""), TURN)?;
+        ensure!(outcome.status == 2 && outcome.output.contains("iommu_platform=on"), "{outcome:?}");
+        guest.expect_no_fault()
+    })
 }
 
 /// Two forwarders get the same packets, on the same interfaces of one guest, by turns: 32 packets of 64 bytes circulate

@@ -29,6 +29,12 @@ pub enum VirtioPciError {
         /// What is wrong.
         problem: String,
     },
+    /// A device that takes device addresses for physical ones, while they are an IOMMU's (virtio 1.2, 6.1).
+    #[error(
+        "it goes past the IOMMU (no VIRTIO_F_ACCESS_PLATFORM), and what it was told to write would go anywhere: let it go \
+         through (QEMU: iommu_platform=on), or bind it to uio_pci_generic on a machine without an IOMMU"
+    )]
+    PastIommu,
     /// The device does not answer, or was unplugged.
     #[error("the device is gone: its registers read as all ones")]
     Gone,

@@ -136,6 +136,11 @@ impl<F: PciFunction> Unit<F> {
         if !self.offered.contains(Features::VERSION_1) {
             return Err(VirtioPciError::Legacy);
         }
+        // Only an IOMMU has windows.
+        let is_translated = !self.function.dma().windows().is_empty();
+        if is_translated && !self.offered.contains(Features::ACCESS_PLATFORM) {
+            return Err(VirtioPciError::PastIommu);
+        }
         let pairs = match self.offered.consistent().intersects(Features::MQ | Features::RSS) {
             // Not less for the queues that the device has now: QEMU makes those of further pairs when they are agreed on.
             true => self.config.pairs,
