@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Guest, Machine, task};
 
 /// What testpmd of DPDK needs in a guest beside the drivers that it is linked to.
-pub const DPDK_PLUGINS: [&str; 5] = ["bus_pci", "bus_vdev", "mempool_ring", "net_e1000", "net_virtio"];
+pub const DPDK_PLUGINS: [&str; 4] = ["bus_pci", "bus_vdev", "mempool_ring", "net_virtio"];
 /// Time for a guest to let a device go, or to find it.
 const PLUG: Duration = Duration::from_secs(20);
 /// How the kernel reports that a device has reached for memory that is not its own: `DMAR: [DMA Read NO_PASID]
