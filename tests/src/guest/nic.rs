@@ -37,6 +37,7 @@ pub struct Nic {
     queues: u16,
     packed: bool,
     merges: bool,
+    spreads: bool,
     is_translated: bool,
     can_be_unplugged: bool,
 }
@@ -79,6 +80,7 @@ impl Nic {
             queues: 1,
             packed: false,
             merges: true,
+            spreads: false,
             is_translated: true,
             can_be_unplugged: false,
         }
@@ -109,6 +111,13 @@ impl Nic {
     #[must_use]
     pub fn without_merging(mut self) -> Self {
         self.merges = false;
+        self
+    }
+
+    /// That spreads what it receives over its queues by a hash, as the driver wishes (RSS).
+    #[must_use]
+    pub fn spreading(mut self) -> Self {
+        self.spreads = true;
         self
     }
 
@@ -219,6 +228,9 @@ impl Nic {
             set("mq", json!(self.queues > 1));
             set("packed", json!(self.packed));
             set("mrg_rxbuf", json!(self.merges));
+            if self.spreads {
+                set("rss", json!(true));
+            }
             let serves_itself = matches!(self.backend, Backend::VhostUser { .. });
             if serves_itself {
                 // Under TCG, QEMU 7.2 crashes with vhost-user and MSI-X.

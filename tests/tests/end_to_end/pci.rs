@@ -116,12 +116,13 @@ const VFIO: Variant =
     Variant { name: "vfio", nic: |nic| nic, driver: "vfio-pci", iommu: Some(48), queues: 1 };
 
 /// All kinds of interfaces.
-const VARIANTS: [Variant; 6] = [
+const VARIANTS: [Variant; 7] = [
     VFIO,
     Variant { name: "vfio_with_39_bits", iommu: Some(39), ..VFIO },
     Variant { name: "packed_virtqueues", nic: Nic::packed, ..VFIO },
     Variant { name: "buffers_that_do_not_merge", nic: Nic::without_merging, ..VFIO },
     Variant { name: "two_pairs_of_queues", nic: |nic| nic.queues(2), queues: 2, ..VFIO },
+    Variant { name: "two_pairs_of_queues_with_rss", nic: |nic| nic.queues(2).spreading(), queues: 2, ..VFIO },
     Variant { name: "uio", driver: "uio_pci_generic", iommu: None, ..VFIO },
 ];
 
