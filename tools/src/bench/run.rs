@@ -186,8 +186,9 @@ mod tests {
     use super::*;
 
     fn shell(script: &str) -> Command {
-        let mut command = Command::new("sh");
-        command.args(["-c", script]);
+        // A shell cannot trap what it was started without, as everything is that another shell runs in the background.
+        let mut command = Command::new("env");
+        command.args(["--default-signal=INT", "sh", "-c", script]);
         command
     }
 
