@@ -8,7 +8,8 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 use wirerate_eal::Clock;
-use wirerate_pmd::port::registry::DRIVERS;
+use wirerate_eal::pci;
+use wirerate_pmd::port::registry::{DRIVERS, PCI_DRIVERS};
 
 use crate::machine::Machine;
 use crate::print;
@@ -87,7 +88,15 @@ fn usable(machine: &Machine) -> Vec<Usable> {
         "net_af_xdp" if !(raw && admin) => Some("CAP_NET_RAW and CAP_NET_ADMIN"),
         _ => None,
     };
-    DRIVERS.iter().map(|driver| Usable { driver: driver.name, lacks: lacks(driver.name) }).collect()
+    let virtual_ones = DRIVERS.iter().map(|driver| Usable { driver: driver.name, lacks: lacks(driver.name) });
+    let devices = pci::scan(&machine.system());
+    let physical = PCI_DRIVERS.iter().map(|driver| {
+        let its_own = |device: &pci::PciDevice| driver.ids.contains(&(device.vendor, device.device));
+        let given = devices.iter().any(|device| device.is_handed_over() && its_own(device));
+        let lacks = (!given).then_some("a device that wirerate bind gives to programs");
+        Usable { driver: driver.name, lacks }
+    });
+    virtual_ones.chain(physical).collect()
 }
 
 fn as_text(checks: &[Check], drivers: &[Usable]) -> String {

@@ -321,8 +321,8 @@ mod tests {
             (&group(0), "DMA"),
             (&group(1), "DMA"),
             ("dev/vfio/vfio", ""),
-            ("sys/bus/pci/devices/0000:81:00.0/vendor", "0x8086"),
-            ("sys/bus/pci/devices/0000:81:00.0/device", "0x10fb"),
+            ("sys/bus/pci/devices/0000:81:00.0/vendor", "0x1af4"),
+            ("sys/bus/pci/devices/0000:81:00.0/device", "0x1041"),
             ("sys/bus/pci/devices/0000:81:00.0/class", "0x020000"),
             ("bin/dpdk-testpmd", ""),
         ])
@@ -360,6 +360,8 @@ mod tests {
         assert!(checks.iter().all(|check| (check.state == Good) == check.mend.is_none()), "{checks:?}");
         let af_packet = usable(&machine).into_iter().find(|driver| driver.driver == "net_af_packet");
         assert!(af_packet.is_none_or(|driver| driver.lacks == Some("CAP_NET_RAW")));
+        let on_pci = usable(&machine).into_iter().find(|driver| driver.driver == "net_virtio").unwrap();
+        assert!(on_pci.lacks.unwrap().contains("wirerate bind"));
     }
 
     #[test]
