@@ -1,0 +1,31 @@
+//! A model of Intel's 82599 10 GbE controller at the level of its registers, after its datasheet (331520), for drivers
+//! to be run against. It knows no driver.
+//!
+//! | file | |
+//! |---|---|
+//! | [`registers`] | which registers there are, and what may be done with each |
+//! | [`Model`] (`model`) | the device: its registers, read and written |
+//! | [`Fault`] (`fault`) | what a driver did that it may not do |
+//! | [`Eeprom`] (`eeprom`), [`Module`] (`sfp`) | the board: its EEPROM, and the module in its cage |
+//! | `interrupts` | causes, masks, vectors |
+//! | `link` | when the link is up |
+//! | `random` | what the datasheet leaves open, from a seed |
+//!
+//! The model is strict: each rule that a driver breaks is kept as a [`Fault`], and the device goes on as the hardware
+//! would, or does nothing where that is not known. Time is counted in accesses and in steps, never by a clock, so that the
+//! same seed and the same accesses give the same run.
+
+mod eeprom;
+mod fault;
+mod interrupts;
+mod link;
+mod model;
+mod random;
+pub mod registers;
+mod sfp;
+
+pub use eeprom::Eeprom;
+pub use fault::{Fault, Faults};
+pub use interrupts::{Mode, Signals};
+pub use model::{Model, Settings};
+pub use sfp::Module;
