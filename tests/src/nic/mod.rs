@@ -9,16 +9,21 @@
 //! | [`Eeprom`] (`eeprom`), [`Module`] (`sfp`) | the board: its EEPROM, and the module in its cage |
 //! | `interrupts` | causes, masks, vectors |
 //! | `link` | when the link is up |
+//! | [`Card`], [`Function`] (`function`), `config` | the model as a PCI function, its configuration space |
+//! | [`Dma`], [`Mapped`] (`memory`) | the memory that it reaches |
 //! | `random` | what the datasheet leaves open, from a seed |
 //!
 //! The model is strict: each rule that a driver breaks is kept as a [`Fault`], and the device goes on as the hardware
 //! would, or does nothing where that is not known. Time is counted in accesses and in steps, never by a clock, so that the
 //! same seed and the same accesses give the same run.
 
+mod config;
 mod eeprom;
 mod fault;
+mod function;
 mod interrupts;
 mod link;
+mod memory;
 mod model;
 mod random;
 pub mod registers;
@@ -26,6 +31,8 @@ mod sfp;
 
 pub use eeprom::Eeprom;
 pub use fault::{Fault, Faults};
+pub use function::{Card, Function, ModelBar};
 pub use interrupts::{Mode, Signals};
+pub use memory::{Dma, Mapped, Unreachable};
 pub use model::{Model, Settings};
 pub use sfp::Module;

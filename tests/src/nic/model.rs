@@ -313,6 +313,26 @@ impl Model {
         found
     }
 
+    /// Something else than a dword was read or written.
+    pub(crate) fn narrow_access(&mut self, offset: usize, value: u32) {
+        self.faults.add(Fault {
+            register: format!("{offset:#07x}"),
+            value: value.into(),
+            section: "8.2.1",
+            what: "registers are accessed in dwords".into(),
+        });
+    }
+
+    /// Something was written that configuration space has nothing to write for.
+    pub(crate) fn config_refused(&mut self, offset: u16, value: u32) {
+        self.faults.add(Fault {
+            register: format!("configuration space at {offset:#x}"),
+            value: value.into(),
+            section: "9.3",
+            what: "nothing of it can be written".into(),
+        });
+    }
+
     pub(crate) fn fault(&mut self, found: &Found, value: u32, what: &str) {
         let (register, section) = (found.named(), found.register.section);
         self.faults.add(Fault { register, value: value.into(), section, what: what.into() });
