@@ -27,16 +27,15 @@ fn a_device_comes_up_and_goes_to_rest_whatever_the_datasheet_leaves_open() {
         let port = open(&eal, &machine, "").unwrap();
         machine.assert_good();
         assert_eq!(port.mac(), MacAddress([0x90, 0xe2, 0xba, 0x12, 0x34, 0x56]));
-        assert!(!machine.lock().bus_master);
+        assert!(!machine.troubles().bus_master);
         let (port, queues) = port.configure(&config(&pool, 4)).unwrap().start().unwrap();
         machine.assert_good();
         eventually("the link stays down", || port.link().up);
         assert_eq!(port.link().speed, Some(10_000));
         {
-            let mut inner = machine.lock();
-            assert!(inner.bus_master);
+            assert!(machine.troubles().bus_master);
             // Receive and transmit are on, the queues are, all of them have buffers, and the firmware knows of a driver.
-            let mut read = |register| inner.model.read32(register);
+            let read = |register| machine.read(register);
             assert_eq!((read(0x3000), read(0x4a80) & 1, read(0x18) >> 28 & 1), (1, 1, 1));
             for queue in 0..4 {
                 assert_eq!((read(0x1028 + 0x40 * queue) >> 25, read(0x6028 + 0x40 * queue) >> 25), (1, 1));
@@ -47,13 +46,10 @@ fn a_device_comes_up_and_goes_to_rest_whatever_the_datasheet_leaves_open() {
         }
         drop(queues);
         let port = port.stop().unwrap();
-        {
-            let mut inner = machine.lock();
-            assert_eq!(
-                (inner.bus_master, inner.model.read32(0x3000), inner.model.read32(0x18) >> 28),
-                (false, 0, 0)
-            );
-        }
+        assert_eq!(
+            (machine.troubles().bus_master, machine.read(0x3000), machine.read(0x18) >> 28),
+            (false, 0, 0)
+        );
         assert_eq!(pool.counts().in_use, 0);
         drop(port);
         machine.assert_released();
@@ -67,7 +63,7 @@ fn what_the_application_asks_for_is_in_the_registers_and_again_after_a_start() {
     let configured =
         open(&eal, &machine, "").unwrap().configure(&config(&pool, 1).promiscuous(false).mtu(9000));
     let (mut port, queues) = configured.unwrap().start().unwrap();
-    let read = |register| machine.lock().model.read32(register);
+    let read = |register| machine.read(register);
     assert_eq!((read(0x5080), read(0x4268) >> 16, read(0x4240) & 7), (0x400, 9018, 7));
     port.set_mac(MacAddress([2, 3, 4, 5, 6, 7])).unwrap();
     port.set_all_multicast(true).unwrap();
@@ -121,7 +117,7 @@ fn refused(stuck: &[(usize, u32, u32)], at_start: bool, expected: &str) {
     let eal = eal();
     let pool = pool(&eal, "packets");
     let machine = Machine::new(Settings::default());
-    let stick = || machine.lock().stuck.extend_from_slice(stuck);
+    let stick = || machine.troubles().stuck.extend_from_slice(stuck);
     if !at_start {
         stick();
     }
@@ -134,8 +130,7 @@ fn refused(stuck: &[(usize, u32, u32)], at_start: bool, expected: &str) {
     let error = result.unwrap_err().to_string();
     assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
     assert!(error.contains(expected) && !error.contains('\n'), "{error}");
-    let inner = machine.lock();
-    assert!(inner.released && !inner.bus_master && inner.mapped.is_empty());
+    machine.assert_released();
     assert_eq!(pool.counts().in_use, 0);
 }
 
@@ -161,7 +156,7 @@ fn whatever_is_waited_for_has_a_limit() {
 fn requests_that_do_not_end_and_firmware_that_does_not_answer_are_lived_with() {
     let (eal, machine) = (eal(), Machine::new(Settings::default()));
     let pool = pool(&eal, "packets");
-    machine.lock().stuck.extend([(STATUS, 1 << 19, 1 << 19), (0x10110, u32::MAX, 0)]);
+    machine.troubles().stuck.extend([(STATUS, 1 << 19, 1 << 19), (0x10110, u32::MAX, 0)]);
     drop(open(&eal, &machine, "").unwrap().configure(&config(&pool, 1)).unwrap().start().unwrap());
     machine.assert_released();
 }
@@ -169,10 +164,10 @@ fn requests_that_do_not_end_and_firmware_that_does_not_answer_are_lived_with() {
 #[test]
 fn a_device_that_is_gone_or_another_is_said_to_be_so() {
     let (eal, machine) = (eal(), Machine::new(Settings::default()));
-    machine.lock().identity = 0x1528_8086;
+    machine.troubles().identity = Some(0x1528_8086);
     let error = open(&eal, &machine, "").unwrap_err().to_string();
     assert_eq!(error, "0000:03:00.0: it is 8086:1528, which is no 82599");
-    machine.lock().gone = true;
+    machine.troubles().gone = true;
     let error = open(&eal, &machine, "").unwrap_err().to_string();
     assert_eq!(error, "0000:03:00.0: the device is gone: its registers read as all ones");
     machine.assert_released();

@@ -1,68 +1,72 @@
-//! The model as a PCI function of this process: its configuration space, its BAR, what it is mapped, and its end.
+//! The model's card in a machine that has its troubles: a device that is stuck, gone, another, or wanted back.
 
 use std::any::Any;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
-use wirerate_eal::dma::{DmaError, DmaMapping, DmaRange, DmaSpace};
+use wirerate_eal::dma::{DmaError, DmaMapping, DmaSpace};
 use wirerate_eal::mmio::Mmio;
 use wirerate_eal::pci::{PciAddress, PciError, PciFunction};
 use wirerate_mempool::Memory;
 use wirerate_tests::nic::registers::BAR_LEN;
-use wirerate_tests::nic::{Model, Settings};
+use wirerate_tests::nic::{Card, Function, Model, ModelBar, Settings};
 
-/// What there is of a machine: the device and what the system knows of it.
-#[derive(Debug)]
-pub(crate) struct Inner {
-    pub(crate) model: Model,
-    /// Vendor and device.
-    pub(crate) identity: u32,
-    pub(crate) mapped: Vec<DmaRange>,
-    next_address: u64,
-    pub(crate) bus_master: bool,
+/// What is wrong with the device, and what the driver did.
+#[derive(Debug, Default)]
+pub(crate) struct Troubles {
+    /// Vendor and device, if it is another.
+    pub(crate) identity: Option<u32>,
     /// All its registers read as ones.
     pub(crate) gone: bool,
-    /// Nobody has the function.
-    pub(crate) released: bool,
-    /// Registers of which reads have these bits, whatever the model says: a device that is stuck.
+    /// Registers, bits, and how these read whatever the device says.
     pub(crate) stuck: Vec<(usize, u32, u32)>,
+    pub(crate) bus_master: bool,
+    /// The driver has the function.
+    held: bool,
+    /// Memory was unmapped while the device might have used it.
+    early: bool,
     pub(crate) function_resets: u32,
 }
 
 /// A machine with an 82599.
 #[derive(Debug)]
 pub(crate) struct Machine {
-    inner: Mutex<Inner>,
+    card: Arc<Card>,
+    troubles: Mutex<Troubles>,
     removal: OwnedFd,
-    me: Weak<Self>,
 }
 
 impl Machine {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
-        let inner = Inner {
-            model: Model::new(settings),
-            identity: 0x10fb_8086,
-            mapped: Vec::new(),
-            next_address: 0x8_0000_0000,
-            bus_master: false,
-            gone: false,
-            released: true,
-            stuck: Vec::new(),
-            function_resets: 0,
-        };
         let removal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
-        Arc::new_cyclic(|me| Self { inner: Mutex::new(inner), removal, me: me.clone() })
+        let card = Card::new(super::NAME.parse().unwrap(), settings);
+        Arc::new(Self { card, troubles: Mutex::default(), removal })
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn troubles(&self) -> MutexGuard<'_, Troubles> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn function(&self) -> Function {
-        self.lock().released = false;
-        Function(self.me.upgrade().unwrap())
+    pub(crate) fn model(&self) -> MutexGuard<'_, Model> {
+        self.card.model()
+    }
+
+    /// A register, as the device has it.
+    pub(crate) fn read(&self, register: u32) -> u32 {
+        self.model().read32(register)
+    }
+
+    /// The function, for a driver.
+    pub(crate) fn function(self: &Arc<Self>) -> Held {
+        self.troubles().held = true;
+        let function = self.card.function();
+        Held {
+            bar: Arc::new(Bar(Arc::clone(self), function.bar(0).unwrap())),
+            function,
+            machine: Arc::clone(self),
+        }
     }
 
     /// The system wants the device back.
@@ -73,33 +77,43 @@ impl Machine {
     /// The driver has broken no rule.
     #[track_caller]
     pub(crate) fn assert_good(&self) {
-        let inner = self.lock();
-        let faults: Vec<String> = inner.model.faults().list().iter().map(ToString::to_string).collect();
-        assert!(faults.is_empty(), "{} faults: {faults:#?}", inner.model.faults().count());
+        let model = self.model();
+        let faults: Vec<String> = model.faults().list().iter().map(ToString::to_string).collect();
+        assert!(faults.is_empty(), "{} faults: {faults:#?}", model.faults().count());
+        assert!(!self.troubles().early, "memory was unmapped while the device might have used it");
+    }
+
+    /// Whether the driver has let go of the function.
+    pub(crate) fn is_released(&self) -> bool {
+        !self.troubles().held
     }
 
     /// The device is given back, and reaches nothing.
     #[track_caller]
     pub(crate) fn assert_released(&self) {
         self.assert_good();
-        let inner = self.lock();
-        assert!(inner.released && !inner.bus_master && inner.mapped.is_empty(), "{inner:?}");
+        assert!(self.is_released() && !self.troubles().bus_master);
+        assert_eq!(self.card.memory().pieces(), 0);
     }
 }
 
 /// The function, which the driver has.
 #[derive(Debug)]
-pub(crate) struct Function(Arc<Machine>);
+pub(crate) struct Held {
+    function: Function,
+    bar: Arc<Bar>,
+    machine: Arc<Machine>,
+}
 
-impl Drop for Function {
+impl Drop for Held {
     fn drop(&mut self) {
-        self.0.lock().released = true;
+        self.machine.troubles().held = false;
     }
 }
 
 /// BAR 0.
 #[derive(Debug)]
-pub(crate) struct Bar(Arc<Machine>);
+pub(crate) struct Bar(Arc<Machine>, Arc<ModelBar>);
 
 impl Mmio for Bar {
     fn len(&self) -> usize {
@@ -107,124 +121,112 @@ impl Mmio for Bar {
     }
 
     fn read8(&self, offset: usize) -> u8 {
-        panic!("a byte is read at {offset:#x}")
+        self.1.read8(offset)
     }
 
     fn read16(&self, offset: usize) -> u16 {
-        panic!("two bytes are read at {offset:#x}")
+        self.1.read16(offset)
     }
 
     fn read32(&self, offset: usize) -> u32 {
-        let mut inner = self.0.lock();
-        if inner.gone {
+        if self.0.troubles().gone {
             return u32::MAX;
         }
-        let value = inner.model.read32(offset as u32);
-        inner
-            .stuck
-            .iter()
-            .filter(|(register, ..)| *register == offset)
-            .fold(value, |value, (_, mask, bits)| value & !mask | bits)
+        let value = self.1.read32(offset);
+        let troubles = self.0.troubles();
+        let stuck = troubles.stuck.iter().filter(|(register, ..)| *register == offset);
+        stuck.fold(value, |value, (_, mask, bits)| value & !mask | bits)
     }
 
-    fn write8(&self, offset: usize, _: u8) {
-        panic!("a byte is written at {offset:#x}")
+    fn write8(&self, offset: usize, value: u8) {
+        self.1.write8(offset, value);
     }
 
-    fn write16(&self, offset: usize, _: u16) {
-        panic!("two bytes are written at {offset:#x}")
+    fn write16(&self, offset: usize, value: u16) {
+        self.1.write16(offset, value);
     }
 
     fn write32(&self, offset: usize, value: u32) {
-        let mut inner = self.0.lock();
-        if !inner.gone {
-            inner.model.write32(offset as u32, value);
+        if !self.0.troubles().gone {
+            self.1.write32(offset, value);
         }
     }
 }
 
-fn unusable(problem: &str) -> PciError {
-    PciError::Unusable { address: super::NAME.parse().unwrap(), problem: problem.into() }
-}
-
-impl PciFunction for Function {
+impl PciFunction for Held {
     type Bar = Bar;
 
     fn address(&self) -> PciAddress {
-        super::NAME.parse().unwrap()
+        self.function.address()
     }
 
     fn config_read(&self, offset: u16) -> u32 {
-        let inner = self.0.lock();
-        match offset {
-            _ if inner.gone => u32::MAX,
-            0 => inner.identity,
-            _ => 0,
+        let troubles = self.machine.troubles();
+        match troubles.identity {
+            _ if troubles.gone => u32::MAX,
+            Some(identity) if offset == 0 => identity,
+            _ => self.function.config_read(offset),
         }
     }
 
-    fn config_write(&self, offset: u16, _: u8, value: u32) {
-        panic!("{value:#x} is written to configuration space at {offset:#x}")
+    fn config_write(&self, offset: u16, len: u8, value: u32) {
+        self.function.config_write(offset, len, value);
     }
 
     fn bar(&self, index: u8) -> Result<Arc<Bar>, PciError> {
-        if index == 0 {
-            Ok(Arc::new(Bar(Arc::clone(&self.0))))
-        } else {
-            Err(unusable("there is no such BAR"))
-        }
+        self.function.bar(index).map(|_| Arc::clone(&self.bar))
     }
 
     fn dma(&self) -> Arc<dyn DmaSpace> {
-        Arc::new(Space(Arc::downgrade(&self.0)))
+        Arc::new(Space(self.function.dma(), Arc::clone(&self.machine)))
     }
 
     fn set_bus_master(&self, on: bool) -> Result<(), PciError> {
-        self.0.lock().bus_master = on;
-        Ok(())
+        self.machine.troubles().bus_master = on;
+        self.function.set_bus_master(on)
     }
 
     fn reset(&self) -> Result<bool, PciError> {
-        let mut inner = self.0.lock();
-        inner.function_resets += 1;
-        inner.model.reset();
-        Ok(true)
+        self.machine.troubles().function_resets += 1;
+        self.function.reset()
     }
 
     fn msix_vectors(&self) -> u16 {
-        64
+        self.function.msix_vectors()
     }
 
-    fn enable_msix(&self, _: u16) -> Result<Vec<OwnedFd>, PciError> {
-        Err(unusable("no vectors in this test"))
+    fn enable_msix(&self, count: u16) -> Result<Vec<OwnedFd>, PciError> {
+        self.function.enable_msix(count)
     }
 
     fn enable_intx(&self) -> Result<OwnedFd, PciError> {
-        Err(unusable("no interrupt in this test"))
+        self.function.enable_intx()
     }
 
-    fn unmask_intx(&self) {}
+    fn unmask_intx(&self) {
+        self.function.unmask_intx();
+    }
 
-    fn disable_interrupts(&self) {}
+    fn disable_interrupts(&self) {
+        self.function.disable_interrupts();
+    }
 
     fn removal(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.0.removal.as_fd())
+        Some(self.machine.removal.as_fd())
     }
 }
 
 /// What the device reaches.
 #[derive(Debug)]
-struct Space(Weak<Machine>);
+struct Space(Arc<dyn DmaSpace>, Arc<Machine>);
 
-/// Memory that is mapped.
-struct Way(Weak<Machine>, DmaRange);
+/// Memory that is mapped: it is to be unmapped while the device is no bus master.
+struct Way(Arc<Machine>, #[expect(dead_code, reason = "it is the way, until it is dropped")] DmaMapping);
 
 impl Drop for Way {
     fn drop(&mut self) {
-        let Some(machine) = self.0.upgrade() else { return };
-        let mut inner = machine.lock();
-        assert!(!inner.bus_master || inner.gone, "memory is unmapped while the device may use it");
-        inner.mapped.retain(|range| *range != self.1);
+        let mut troubles = self.0.troubles();
+        troubles.early |= troubles.bus_master;
     }
 }
 
@@ -234,16 +236,13 @@ impl DmaSpace for Space {
         memory: &dyn Memory,
         keep: Arc<dyn Any + Send + Sync>,
     ) -> Result<DmaMapping, DmaError> {
-        let machine = self.0.upgrade().unwrap();
-        let mut inner = machine.lock();
-        let (base, len) = (memory.base().as_ptr().expose_provenance(), memory.len());
-        let range = DmaRange { base, len, device: inner.next_address };
-        inner.next_address += (len as u64).next_multiple_of(4096) + 0x10_0000;
-        inner.mapped.push(range);
-        Ok(DmaMapping::new([range], Box::new(Way(self.0.clone(), range)), keep))
+        // SAFETY: the caller's promise, passed on.
+        let mapping = unsafe { self.0.map(memory, Arc::clone(&keep)) }?;
+        let ranges = mapping.ranges().to_vec();
+        Ok(DmaMapping::new(ranges, Box::new(Way(Arc::clone(&self.1), mapping)), keep))
     }
 
     fn windows(&self) -> Vec<RangeInclusive<u64>> {
-        vec![0..=u64::MAX]
+        self.0.windows()
     }
 }

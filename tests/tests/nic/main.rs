@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bring_up;
+mod ends;
 mod function;
 
 use std::sync::Arc;
