@@ -36,6 +36,7 @@ impl Card {
         let (memory, lines) = (Mapped::default(), Lines::default());
         let mut model = Model::new(settings);
         model.set_signals(Box::new(lines.clone()));
+        model.set_dma(Box::new(memory.clone()));
         Arc::new(Self { address, model: Mutex::new(model), config: Mutex::new(Config::new()), memory, lines })
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 /// Bits of EICR beside those of the queues (8.2.3.5.1).
+pub(crate) const RX_MISS: u32 = 1 << 17;
 pub(crate) const LINK_CHANGE: u32 = 1 << 20;
 
 /// Bits 15:0 of EICR are those of queues, or vectors.
@@ -194,6 +195,12 @@ impl Interrupts {
     }
 }
 
+/// The bit of EICR, or the vector, that a queue's entry in IVAR names; none if it is not valid.
+pub(crate) fn allocation(ivar: u32, queue: u32, transmit: bool) -> Option<u32> {
+    let entry = ivar >> (16 * (queue & 1) + if transmit { 8 } else { 0 });
+    (entry & IVAR_VALID != 0).then_some(entry & 0x3f)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -283,5 +290,14 @@ mod tests {
             unit.raise(Bits::of(0b1000 | LINK_CHANGE), &PLAIN);
             assert_eq!(told.take(), ["0"]);
         }
+    }
+
+    #[test]
+    fn queues_have_entries() {
+        let ivar = 0x83_82_05_80u32;
+        assert_eq!(allocation(ivar, 4, false), Some(0));
+        assert_eq!(allocation(ivar, 4, true), None);
+        assert_eq!(allocation(ivar, 5, false), Some(2));
+        assert_eq!(allocation(ivar, 5, true), Some(3));
     }
 }

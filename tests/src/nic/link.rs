@@ -52,7 +52,7 @@ impl Model {
 
     /// AUTOC.Restart_AN, or a reset: the link goes down, and up again after a while.
     pub(crate) fn restart_link(&mut self) {
-        self.link.starting = Some(2 + self.random.below(4));
+        self.link.starting = Some(2 + self.random.below(4) as u32);
         self.link.started = false;
         self.look_at_link();
     }

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::ptr::with_exposed_provenance;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wirerate_eal::dma::{DmaError, DmaMapping, DmaRange, DmaSpace};
@@ -87,14 +88,16 @@ impl Table {
     }
 }
 
-/// Goes over `len` bytes at `place` in words where they are aligned, and in bytes around them.
-fn pieces(place: usize, len: usize) -> impl Iterator<Item = (usize, bool)> {
+/// Goes over `len` bytes at `place` in the widest pieces that are aligned, of 8, 4 and 1 bytes: a status word is written
+/// at once.
+fn pieces(place: usize, len: usize) -> impl Iterator<Item = (usize, usize)> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let start = at;
-        let word = (place + start).is_multiple_of(8) && len - start >= 8;
-        at += if word { 8 } else { 1 };
-        (start < len).then_some((start, word))
+        let fits = |size: &usize| (place + start).is_multiple_of(*size) && len - start >= *size;
+        let size = [8, 4, 1].into_iter().find(fits)?;
+        at += size;
+        Some((start, size))
     })
 }
 
@@ -102,16 +105,21 @@ impl Dma for Mapped {
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Unreachable> {
         let table = self.lock();
         let place = table.place(address, bytes.len())?;
-        for (at, word) in pieces(place, bytes.len()) {
+        for (at, size) in pieces(place, bytes.len()) {
+            let bytes = &mut bytes[at..at + size];
             // SAFETY: `place` found these bytes within a range that is mapped: who mapped it keeps the memory valid until the
             // range is taken out of the table, which needs the lock that is held here. The pointers were exposed by `map`. Whoever
-            // else has the memory may change it meanwhile, as with a real device, so it is read atomically; words are aligned.
+            // else has the memory may change it meanwhile, as with a real device, so it is read atomically, in pieces that are
+            // aligned to their size.
             unsafe {
-                if word {
-                    let value = (*with_exposed_provenance::<AtomicU64>(place + at)).load(Ordering::Acquire);
-                    bytes[at..at + 8].copy_from_slice(&value.to_ne_bytes());
-                } else {
-                    bytes[at] = (*with_exposed_provenance::<AtomicU8>(place + at)).load(Ordering::Acquire);
+                match size {
+                    8 => {
+                        bytes.copy_from_slice(&at_place::<AtomicU64>(place + at).load(Acquire).to_ne_bytes());
+                    }
+                    4 => {
+                        bytes.copy_from_slice(&at_place::<AtomicU32>(place + at).load(Acquire).to_ne_bytes());
+                    }
+                    _ => bytes[0] = at_place::<AtomicU8>(place + at).load(Acquire),
                 }
             }
         }
@@ -121,21 +129,31 @@ impl Dma for Mapped {
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Unreachable> {
         let table = self.lock();
         let place = table.place(address, bytes.len())?;
-        for (at, word) in pieces(place, bytes.len()) {
+        for (at, size) in pieces(place, bytes.len()) {
+            // A value of this many bytes, in the order of this process.
+            let mut value = [0; 8];
+            value[..size].copy_from_slice(&bytes[at..at + size]);
+            let [a, b, c, d, ..] = value;
             // SAFETY: as for reading; that the device may write it is what `DmaSpace::map` asks of who maps memory.
             unsafe {
-                if word {
-                    let mut value = [0; 8];
-                    value.copy_from_slice(&bytes[at..at + 8]);
-                    (*with_exposed_provenance::<AtomicU64>(place + at))
-                        .store(u64::from_ne_bytes(value), Ordering::Release);
-                } else {
-                    (*with_exposed_provenance::<AtomicU8>(place + at)).store(bytes[at], Ordering::Release);
+                match size {
+                    8 => at_place::<AtomicU64>(place + at).store(u64::from_ne_bytes(value), Release),
+                    4 => at_place::<AtomicU32>(place + at).store(u32::from_ne_bytes([a, b, c, d]), Release),
+                    _ => at_place::<AtomicU8>(place + at).store(a, Release),
                 }
             }
         }
         Ok(())
     }
+}
+
+/// What is at an address.
+///
+/// # Safety
+/// A `T` is there, in memory whose address was exposed, for as long as the reference is used.
+unsafe fn at_place<'a, T>(address: usize) -> &'a T {
+    // SAFETY: the caller says so.
+    unsafe { &*with_exposed_provenance::<T>(address) }
 }
 
 /// The piece of a mapping, until it is dropped.
@@ -183,6 +201,13 @@ mod tests {
     use wirerate_mempool::HeapMemory;
 
     use super::*;
+
+    #[test]
+    fn memory_is_gone_over_in_aligned_pieces() {
+        assert_eq!(pieces(0x1003, 21).collect::<Vec<_>>(), [(0, 1), (1, 4), (5, 8), (13, 8)]);
+        assert_eq!(pieces(0x100c, 4).collect::<Vec<_>>(), [(0, 4)]);
+        assert_eq!(pieces(0x1004, 3).count() + pieces(0x1000, 0).count(), 3);
+    }
 
     #[test]
     fn what_is_mapped_is_reached_and_nothing_else() {

@@ -4,11 +4,17 @@ use std::collections::HashMap;
 
 use super::eeprom::Eeprom;
 use super::fault::{Fault, Faults};
-use super::interrupts::{Bits, Interrupts, Mode, Setup, Signals};
+use super::interrupts::{Bits, Interrupts, Mode, Setup, Signals, allocation};
 use super::link::{Link, STATUS_LINK_UP};
-use super::random::Random;
+use super::memory::Dma;
+use super::receive::Receive;
 use super::registers::{self, Access, BAR_LEN, Found, TABLE};
+use super::rings::SECURITY_HALT;
 use super::sfp::{Bus, Module};
+use super::transmit::Transmit;
+use super::values::Wait;
+use super::wire::Wire;
+use crate::frames::Random;
 
 /// CTRL (8.2.3.1.1).
 const CTRL_MASTER_DISABLE: u32 = 1 << 2;
@@ -43,6 +49,9 @@ const RAH_VALID: u32 = 1 << 31;
 /// AUTOC.Restart_AN (8.2.3.22.19).
 const AUTOC_RESTART: u32 = 1 << 12;
 
+/// Frames received, and descriptors sent, that a step has at most.
+const MOST_WORK: usize = 32;
+
 /// What a model is made of.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -70,24 +79,13 @@ impl Default for Settings {
     }
 }
 
-/// Bits that a register does not show yet as they will be.
-#[derive(Debug, Clone, Copy)]
-struct Wait {
-    offset: u32,
-    bits: u32,
-    /// What they read as until then.
-    shown: u32,
-    /// Reads, or steps, to go.
-    left: u32,
-}
-
 /// An 82599's port.
 #[derive(Debug)]
 pub struct Model {
-    words: Vec<u32>,
+    pub(crate) words: Vec<u32>,
     /// The first of the offsets, by a register's name and index.
-    places: HashMap<(&'static str, u32), u32>,
-    waits: Vec<Wait>,
+    pub(crate) places: HashMap<(&'static str, u32), u32>,
+    pub(crate) waits: Vec<Wait>,
     faults: Faults,
     eeprom: Eeprom,
     bus: Bus,
@@ -95,6 +93,10 @@ pub struct Model {
     pub(crate) random: Random,
     pub(crate) link: Link,
     pub(crate) interrupts: Interrupts,
+    pub(crate) dma: Option<Box<dyn Dma>>,
+    pub(crate) wire: Option<Box<dyn Wire>>,
+    pub(crate) receive: Receive,
+    pub(crate) transmit: Transmit,
 }
 
 impl Model {
@@ -121,6 +123,10 @@ impl Model {
             random: Random::new(settings.seed),
             link: Link::new(settings.cable),
             interrupts: Interrupts::new(),
+            dma: None,
+            wire: None,
+            receive: Receive::default(),
+            transmit: Transmit::default(),
         };
         model.reset();
         model
@@ -159,19 +165,32 @@ impl Model {
         self.set_value_of("MPSAR", 0, u32::MAX);
         self.set_value_of("MPSAR", 1, u32::MAX);
         self.waits.clear();
+        (self.receive, self.transmit) = (Receive::default(), Transmit::default());
         self.wait("EEC", 0, EEC_AUTO_READ_DONE, 0);
         self.wait("RDRXCTL", 0, RDRXCTL_INIT_DONE, 0);
         self.interrupts.reset();
         self.restart_link();
     }
 
-    /// Lets time go by, and does what there is to do.
-    pub fn step(&mut self) {
-        for wait in &mut self.waits {
-            wait.left = wait.left.saturating_sub(1);
-        }
-        self.waits.retain(|wait| wait.left > 0);
+    /// Plugs the cable into something else.
+    pub fn set_wire(&mut self, wire: Box<dyn Wire>) {
+        self.wire = Some(wire);
+    }
+
+    /// Lets time go by, and does some of what there is to do, in an order that the seed says; whether there was something.
+    pub fn step(&mut self) -> bool {
+        self.waits_time();
         self.link_time();
+        let mut works = self.take_arrivals();
+        for _ in 0..=self.random.below(MOST_WORK) {
+            let receives_first = self.random.below(2) == 0;
+            let done = receives_first && self.receive_one() || self.transmit_one() || self.receive_one();
+            if !done {
+                break;
+            }
+            works = true;
+        }
+        works
     }
 
     /// Reads a register. What is not there reads as zero, and outside of the BAR as ones.
@@ -191,6 +210,8 @@ impl Model {
             "STATUS" => self.status(),
             "LINKS" => self.links(),
             "ANLP1" => self.anlp1(),
+            "SECRXSTAT" => u32::from(self.value("SECRXCTRL") & SECURITY_HALT != 0),
+            "SECTXSTAT" => u32::from(self.value("SECTXCTRL") & SECURITY_HALT != 0),
             "EIMS" => self.interrupts.mask.register(),
             "EIMS_EX" => self.interrupts.mask.half(found.index),
             "ESDP" if self.has_module() && kept & ESDP_SDP2_IS_OUTPUT == 0 => kept | ESDP_SDP2,
@@ -240,8 +261,13 @@ impl Model {
                     &format!("bits {untrue:#x} are the device's, which has them clear"),
                 );
             }
-            let kept = self.word(found.offset) & !register.kept | value & register.kept;
+            if !self.may_write_ring(&found, value) {
+                return;
+            }
+            let was = self.word(found.offset);
+            let kept = was & !register.kept | value & register.kept;
             self.write_kept(&found, value, kept);
+            self.ring_was_written(&found, was);
         }
         self.act(&found, value);
     }
@@ -338,48 +364,10 @@ impl Model {
         self.faults.add(Fault { register, value: value.into(), section, what: what.into() });
     }
 
-    /// What is kept at a register's first offset.
-    fn word(&self, offset: u32) -> u32 {
-        self.words[(offset / 4) as usize]
-    }
-
-    fn set_word(&mut self, offset: u32, value: u32) {
-        self.words[(offset / 4) as usize] = value;
-    }
-
-    /// What a register of the table keeps.
-    pub(crate) fn value(&self, name: &'static str) -> u32 {
-        self.value_of(name, 0)
-    }
-
-    /// What one of an array keeps; zero if there is none.
-    pub(crate) fn value_of(&self, name: &str, index: u32) -> u32 {
-        self.places.get(&(name, index)).map_or(0, |offset| self.word(*offset))
-    }
-
-    pub(crate) fn set_value_of(&mut self, name: &str, index: u32, value: u32) {
-        if let Some(&offset) = self.places.get(&(name, index)) {
-            self.set_word(offset, value);
-        }
-    }
-
-    /// Bits of a register read as `shown` for a while.
-    pub(crate) fn wait(&mut self, name: &str, index: u32, bits: u32, shown: u32) {
-        let left = self.random.below(4);
-        if let (Some(&offset), 1..) = (self.places.get(&(name, index)), left) {
-            self.waits.retain(|wait| (wait.offset, wait.bits) != (offset, bits));
-            self.waits.push(Wait { offset, bits, shown, left });
-        }
-    }
-
-    /// A register's value as a read has it, which is what lets time go by for those that wait.
-    fn as_shown(&mut self, offset: u32, mut value: u32) -> u32 {
-        for wait in self.waits.iter_mut().filter(|wait| wait.offset == offset) {
-            value = value & !wait.bits | wait.shown;
-            wait.left -= 1;
-        }
-        self.waits.retain(|wait| wait.left > 0);
-        value
+    /// A queue cannot go on: `value` is an address, or a descriptor.
+    pub(crate) fn queue_fault(&mut self, (name, queue): (&'static str, u32), value: u64, what: &str) {
+        let section = if name.starts_with('R') { "7.1" } else { "7.2" };
+        self.faults.add(Fault { register: format!("{name}[{queue}]"), value, section, what: what.into() });
     }
 
     fn status(&self) -> u32 {
@@ -410,131 +398,14 @@ impl Model {
         let setup = self.interrupt_setup();
         self.interrupts.raise(bits, &setup);
     }
+
+    /// A queue has something to tell.
+    pub(crate) fn raise_queue(&mut self, queue: u32, transmit: bool) {
+        if let Some(bit) = allocation(self.value_of("IVAR", queue / 2), queue, transmit) {
+            self.raise(Bits { queues: 1 << bit, other: 0 });
+        }
+    }
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::super::sfp::tests::Host;
-    use super::*;
-
-    pub(crate) fn model(seed: u64) -> Model {
-        Model::new(Settings { seed, ..Settings::default() })
-    }
-
-    fn reads(model: &mut Model, offset: u32, mask: u32, value: u32) -> bool {
-        (0..5).any(|_| model.read32(offset) & mask == value)
-    }
-
-    fn told(model: &Model) -> Vec<String> {
-        model.faults().list().iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn a_reset_gives_each_register_its_first_value() {
-        let mut model = model(4);
-        for (offset, value) in [(0x5078, 0x8200_0000), (0x5080, 0x702), (0x1018, 5), (0x5200, 9)] {
-            model.write32(offset, value);
-        }
-        model.write32(0x5404, 0x1234);
-        model.write32(0x880, 1);
-        assert_eq!((model.read32(0x5080), model.read32(0xa204), model.read32(0x880)), (0x702, 0x1234, 1));
-        model.write32(0x0, CTRL_RESET);
-        assert!(reads(&mut model, 0x0, CTRL_RESET, 0));
-        assert!(reads(&mut model, 0x10010, EEC_AUTO_READ_DONE, EEC_AUTO_READ_DONE));
-        assert!(reads(&mut model, 0x2f00, RDRXCTL_INIT_DONE, RDRXCTL_INIT_DONE));
-        assert_eq!((model.read32(0x5080), model.read32(0x1018), model.read32(0x5200)), (0, 0, 0));
-        assert_eq!((model.read32(0x880), model.read32(0x3c00), model.read32(0x3c04)), (0, 0x8_0000, 0));
-        assert_eq!((model.read32(0x5400), model.read32(0x5404)), (0x12ba_e290, 0x8000_5634));
-        assert!(told(&model).is_empty(), "{:?}", told(&model));
-    }
-
-    #[test]
-    fn what_may_not_be_written_is_a_fault_with_its_section() {
-        let mut model = model(1);
-        model.write32(0x8, 1);
-        model.write32(0x4074, 0);
-        model.write32(0x1000 + 0x40 * 3, 0x1234_5640);
-        model.write32(0x104, 7);
-        assert_eq!(model.read32(0x2), 0);
-        model.write32(0x10014, 0x8);
-        model.write32(0x2f00, 0);
-        model.write32(0x10160, 1);
-        assert_eq!(
-            told(&model),
-            [
-                "STATUS 0x1: it can only be read (82599 datasheet, 8.2.3.1.2)",
-                "GPRC 0x0: it can only be read (82599 datasheet, 8.2.3.23)",
-                "RDBAL[3] 0x12345640: reserved bits 0x40 are to be written as 0x0 (82599 datasheet, 8.2.3.8.1)",
-                "0x00104 0x7: there is no such register (82599 datasheet, 8.2.2)",
-                "0x00002 0x0: there is no such register (82599 datasheet, 8.2.2)",
-                "SW_FW_SYNC 0x1: SWSM.SWESMBI is to be had first (10.5.4) (82599 datasheet, 8.2.3.4.11)",
-            ]
-        );
-        assert_eq!(model.read32(0x10c0), 0x1234_5600, "the lowest bits are not kept");
-        assert_eq!(model.read32(BAR_LEN as u32), u32::MAX);
-    }
-
-    #[test]
-    fn words_of_the_eeprom_come_after_a_while() {
-        for seed in 0..10 {
-            let mut model = model(seed);
-            let sum = (0..0x40u32).fold(0u16, |sum, word| {
-                model.write32(0x10014, word << 2 | EERD_START);
-                assert!(reads(&mut model, 0x10014, EERD_DONE, EERD_DONE));
-                sum.wrapping_add((model.read32(0x10014) >> 16) as u16)
-            });
-            // The core's part is in the sum, too.
-            let mac = [0xe290u16, 0x12ba, 0x5634].iter().fold(0u16, |sum, word| sum.wrapping_add(*word));
-            assert_eq!(sum.wrapping_add(mac), 0xbaba);
-            assert!(told(&model).is_empty(), "{:?}", told(&model));
-        }
-    }
-
-    fn take_sync(model: &mut Model, bits: u32) {
-        assert_eq!(model.read32(0x10140) & SWSM_DRIVER, 0);
-        assert_eq!(model.read32(0x10140) & SWSM_DRIVER, SWSM_DRIVER, "whoever reads it has it");
-        model.write32(0x10140, SWSM_DRIVER | SWSM_FIRMWARE);
-        assert_eq!(model.read32(0x10140) & SWSM_FIRMWARE, SWSM_FIRMWARE);
-        let sync = model.read32(0x10160);
-        model.write32(0x10160, sync | bits);
-        model.write32(0x10140, 0);
-    }
-
-    #[test]
-    fn semaphores_are_to_be_had_before_what_they_guard() {
-        let mut model = model(1);
-        take_sync(&mut model, SYNC_PHY0 | SYNC_EEPROM);
-        let bytes = Host(|clock, data| {
-            let bit = |on, bit| if on { bit } else { 0 };
-            model.write32(0x28, bit(clock, I2C_CLOCK_OUT) | bit(data, I2C_DATA_OUT));
-            model.read32(0x28) & I2C_DATA_IN != 0
-        })
-        .read(0xa0, 0, 4);
-        assert_eq!(bytes, Some(vec![3, 4, 7, 0x10]));
-        let eec = model.read32(0x10010) & 0x70;
-        model.write32(0x10010, eec | EEC_REQUEST);
-        assert_eq!(model.read32(0x10010) & EEC_GRANT, EEC_GRANT);
-        model.write32(0x10010, eec | EEC_REQUEST | 1);
-        model.write32(0x10010, eec);
-        assert!(told(&model).is_empty(), "{:?}", told(&model));
-
-        take_sync(&mut model, 0);
-        model.write32(0x10140, SWSM_FIRMWARE);
-        model.write32(0x10160, 0);
-        model.write32(0x28, 0xa);
-        model.write32(0x10010, eec | EEC_REQUEST);
-        model.write32(0x10010, eec);
-        model.write32(0x10010, eec | 2);
-        let registers: Vec<_> = model.faults().list().iter().map(|fault| fault.register.clone()).collect();
-        assert_eq!(registers, ["I2CCTL", "EEC", "EEC"]);
-    }
-
-    #[test]
-    fn a_master_that_is_to_stop_says_when_it_has() {
-        let mut model = model(1);
-        assert_eq!(model.read32(0x8) & STATUS_MASTER_ENABLED, STATUS_MASTER_ENABLED);
-        model.write32(0x0, CTRL_MASTER_DISABLE);
-        assert_eq!(model.read32(0x8) & STATUS_MASTER_ENABLED, 0);
-        assert_eq!(model.read32(0x20) & ESDP_SDP2, ESDP_SDP2);
-    }
-}
+pub(crate) mod tests;

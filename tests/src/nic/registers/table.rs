@@ -161,11 +161,11 @@ pub const TABLE: &[Register] = &[
     rw("DCA_CTRL", "8.2.3.11.4", 0x11074, 0x0000_001f),
     // Security.
     rw("SECTXCTRL", "8.2.3.12.1", 0x08800, 0x0000_0007),
-    ro("SECTXSTAT", "8.2.3.12.2", 0x08804).reset(0x1),
+    ro("SECTXSTAT", "8.2.3.12.2", 0x08804),
     rw("SECTXBUFFAF", "8.2.3.12.3", 0x08808, 0x0000_03ff).reset(0x250),
     rw("SECTXMINIFG", "8.2.3.12.4", 0x08810, 0x0000_1f0f).reset(0x1001),
     rw("SECRXCTRL", "8.2.3.12.5", 0x08d00, 0x0000_0003),
-    ro("SECRXSTAT", "8.2.3.12.6", 0x08d04).reset(0x1),
+    ro("SECRXSTAT", "8.2.3.12.6", 0x08d04),
     // MAC.
     rw("HLREG0", "8.2.3.22.8", 0x04240, 0x18f3_8407).reset(0x0a00_0403),
     rw("PAP", "8.2.3.22", 0x04248, 0x0000_ffff),
