@@ -4,6 +4,8 @@
 mod bring_up;
 mod ends;
 mod function;
+mod lab;
+mod traffic;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
