@@ -166,9 +166,26 @@ fn a_device_that_is_gone_or_another_is_said_to_be_so() {
     let (eal, machine) = (eal(), Machine::new(Settings::default()));
     machine.troubles().identity = Some(0x1528_8086);
     let error = open(&eal, &machine, "").unwrap_err().to_string();
-    assert_eq!(error, "0000:03:00.0: it is 8086:1528, which is no 82599");
+    assert_eq!(error, "0000:03:00.0: no driver knows PCI device 8086:1528");
     machine.troubles().gone = true;
     let error = open(&eal, &machine, "").unwrap_err().to_string();
     assert_eq!(error, "0000:03:00.0: the device is gone: its registers read as all ones");
     machine.assert_released();
+}
+
+#[test]
+fn a_link_is_set_up_as_the_port_is_made() {
+    let eal = eal();
+    let pool = pool(&eal, "packets");
+    // A cage gets the serial interface of SFP+, whatever the EEPROM says; a backplane gets what that says.
+    for (identity, mode) in [(0x10fb_8086, 3), (0x154d_8086, 3), (0x10f8_8086, 6)] {
+        let machine = Machine::new(Settings::default());
+        machine.troubles().identity = Some(identity);
+        machine.troubles().stuck.push((0x42a0, 7 << 13, 6 << 13));
+        let started =
+            open(&eal, &machine, "").unwrap().configure(&config(&pool, 1)).unwrap().start().unwrap();
+        assert_eq!(machine.read(0x42a0) >> 13 & 7, mode, "{identity:#x}");
+        drop(started);
+        machine.assert_released();
+    }
 }

@@ -11,8 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wirerate_eal::Eal;
-use wirerate_pmd::drivers::ixgbe;
-use wirerate_pmd::port::{DevArgs, Opened, PortError};
+use wirerate_pmd::port::{Opened, PortError, registry};
 use wirerate_pmd::{MbufPool, MbufPoolConfig, Port, PortConfig};
 
 use function::Machine;
@@ -28,8 +27,7 @@ fn pool(eal: &Eal, name: &str) -> MbufPool {
 }
 
 fn open(eal: &Eal, machine: &Arc<Machine>, parameters: &str) -> Result<Port<Opened>, PortError> {
-    let args = DevArgs::parse(&format!("{NAME},queues=4{parameters}"))?;
-    Ok(Port::new(ixgbe::open(eal, machine.function(), args)?, NAME, 0))
+    registry::open_pci(eal, 0, machine.function(), &format!("{NAME},queues=4{parameters}"))
 }
 
 fn config(pool: &MbufPool, queues: u16) -> PortConfig {

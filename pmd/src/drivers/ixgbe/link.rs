@@ -15,7 +15,7 @@ use crate::port::Link;
 pub(super) enum Media {
     /// A cage for SFP+ modules of 10 Gb/s.
     Sfp,
-    /// A backplane, of which the EEPROM says how the link is to be.
+    /// A backplane or CX4, of which the EEPROM says how the link is to be.
     Backplane,
 }
 

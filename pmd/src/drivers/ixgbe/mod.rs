@@ -65,8 +65,8 @@ use crate::port::{
 /// The driver's name, DPDK's.
 pub const NAME: &str = "net_ixgbe";
 
-/// What the devices are known by: vendor and device, ports for SFP+ modules and for backplanes.
-pub const IDS: [(u16, u16); 13] = {
+/// What the devices are known by: vendor and device, ports for SFP+ modules, for backplanes and for CX4.
+pub const IDS: [(u16, u16); 12] = {
     let mut ids = [(VENDOR, 0); SFP.len() + BACKPLANE.len()];
     let mut at = 0;
     while at < ids.len() {

@@ -31,10 +31,10 @@ const QUEUE_TIME: Duration = Duration::from_millis(100);
 /// Descriptors that a transmit queue fetches ahead (PTHRESH, 8.2.3.9.10). WTHRESH stays 0: only reports are written back.
 const FETCH_AHEAD: u32 = 32;
 
-/// The vendor, and the devices (datasheet 9.3.3.2; those of the EEPROM's other settings as DPDK lists them).
+/// The vendor, and the devices: those with a cage for SFP+ modules, and those for backplanes or CX4 (DPDK's and Linux's lists).
 pub(super) const VENDOR: u16 = 0x8086;
-pub(super) const SFP: [u16; 8] = [0x10fb, 0x1507, 0x1529, 0x154a, 0x154d, 0x1557, 0x10f9, 0x154f];
-pub(super) const BACKPLANE: [u16; 5] = [0x10f7, 0x10f8, 0x1514, 0x1517, 0x152a];
+pub(super) const SFP: [u16; 6] = [0x10fb, 0x1507, 0x1529, 0x154a, 0x154d, 0x1557];
+pub(super) const BACKPLANE: [u16; 6] = [0x10f7, 0x10f8, 0x10f9, 0x1514, 0x1517, 0x152a];
 
 /// The lanes of a port over registers `B`.
 pub(super) type IxgbeLanes<B> = Lanes<IxgbeRx<B>, IxgbeTx<B>>;
