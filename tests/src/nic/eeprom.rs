@@ -94,7 +94,7 @@ impl Eeprom {
         sum
     }
 
-    /// The MAC address that the device loads into RAL[0] and RAH[0].
+    /// The MAC address that the device loads into the first pair of RAL and RAH.
     #[must_use]
     pub fn mac(&self) -> [u8; 6] {
         let core = self.word(0x09);

@@ -65,7 +65,8 @@ pub const TABLE: &[Register] = &[
     wo("EICS", "8.2.3.5.2", 0x00808),
     rw("EIMS", "8.2.3.5.3", 0x00880, 0).clearing(ALL),
     wo("EIMC", "8.2.3.5.4", 0x00888),
-    rw("EIAC", "8.2.3.5.5", 0x00810, 0x0000_ffff).status(0xffff_0000),
+    // Bit 30 is the TCP timer's.
+    rw("EIAC", "8.2.3.5.5", 0x00810, 0x4000_ffff),
     rw("EIAM", "8.2.3.5.6", 0x00890, ALL),
     wo("EICS_EX", "8.2.3.5.7", 0x00a90).array(2, 4),
     rw("EIMS_EX", "8.2.3.5.8", 0x00aa0, 0).clearing(ALL).array(2, 4),
@@ -78,7 +79,8 @@ pub const TABLE: &[Register] = &[
     rw("IVAR_MISC", "8.2.3.5.17", 0x00a00, 0x0000_bfbf),
     rw("GPIE", "8.2.3.5.18", 0x00898, 0xc000_fff7),
     // Receive.
-    rw("FCTRL", "8.2.3.7.1", 0x05080, 0x0000_0702),
+    // Bits 12 and 13 are those of older devices for pause frames; every driver sets them, and they do nothing here.
+    rw("FCTRL", "8.2.3.7.1", 0x05080, 0x0000_3702),
     rw("VLNCTRL", "8.2.3.7.2", 0x05088, 0x7000_ffff).reset(0x0000_8100),
     rw("MCSTCTRL", "8.2.3.7.3", 0x05090, 0x0000_0007),
     rw("PSRTYPE", "8.2.3.7.4", 0x0ea00, 0xe007_3730).array(64, 4).also_at(0x05480, 16, 4),
