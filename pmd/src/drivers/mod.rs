@@ -2,8 +2,10 @@
 //! them by devargs.
 
 pub mod af_packet;
+pub mod ixgbe;
 pub mod null;
 pub mod pcap;
+mod reach;
 pub mod ring;
 pub mod vhost;
 pub mod virtio;

@@ -86,16 +86,25 @@ pub struct PciDriver {
 /// A driver is generic over how functions are reached, which no table of functions can hold.
 #[derive(Debug)]
 enum PciKind {
+    Ixgbe,
     Virtio,
 }
 
 /// All drivers of devices on PCI.
-pub const PCI_DRIVERS: &[PciDriver] = &[PciDriver {
-    name: drivers::virtio::pci::NAME,
-    help: "a virtio network device of virtio 1.0 and later: queues=N, queue_size=N, packed_vq=0|1, mrg_rxbuf=0|1, in_order=0|1, speed=MBPS",
-    ids: &drivers::virtio::pci::IDS,
-    kind: PciKind::Virtio,
-}];
+pub const PCI_DRIVERS: &[PciDriver] = &[
+    PciDriver {
+        name: drivers::ixgbe::NAME,
+        help: "an Intel 82599 10 Gigabit port: queues=N, queue_size=N",
+        ids: &drivers::ixgbe::IDS,
+        kind: PciKind::Ixgbe,
+    },
+    PciDriver {
+        name: drivers::virtio::pci::NAME,
+        help: "a virtio network device of virtio 1.0 and later: queues=N, queue_size=N, packed_vq=0|1, mrg_rxbuf=0|1, in_order=0|1, speed=MBPS",
+        ids: &drivers::virtio::pci::IDS,
+        kind: PciKind::Virtio,
+    },
+];
 
 /// The driver of a PCI device, by its vendor's and its own number.
 #[must_use]
@@ -134,6 +143,7 @@ fn open_function<F: PciFunction>(
         return Err(PortError::Configuration { device: name, problem });
     };
     let device = match driver.kind {
+        PciKind::Ixgbe => drivers::ixgbe::open(eal, function, args)?,
         PciKind::Virtio => drivers::virtio::pci::open(eal, function, args)?,
     };
     Ok(Port::new(device, name, id))

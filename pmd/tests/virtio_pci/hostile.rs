@@ -250,6 +250,6 @@ fn devargs_of_the_registry() {
     assert!(error.to_string().contains("no parameter is called \"size\""), "{error}");
     assert!(machine.lock().released);
     let names: Vec<_> = registry::PCI_DRIVERS.iter().map(|driver| driver.name).collect();
-    assert_eq!(names, ["net_virtio"]);
+    assert_eq!(names, ["net_ixgbe", "net_virtio"]);
     assert!(registry::pci_driver(0x1af4, 0x1000).is_some() && registry::pci_driver(0x8086, 0x1000).is_none());
 }

@@ -3,7 +3,6 @@
 //! | file | |
 //! |---|---|
 //! | `rx`, `tx` | receiving and sending by a ring, as its driver |
-//! | `reach` | what of our memory the device reaches |
 //! | `rings` | where rings lie |
 //! | `pairs` | making queues over them |
 //! | `state` | what is known of a device |
@@ -13,7 +12,6 @@
 
 mod pairs;
 pub mod pci;
-mod reach;
 mod rings;
 mod rx;
 mod session;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use super::reach::Reach;
 use super::rings::RingMemory;
 use super::rx::DriverRx;
 use super::tx::DriverTx;
+use crate::drivers::reach::Reach;
 use crate::packet::MbufPool;
 use crate::port::PortError;
 use crate::virtqueue::{AnyDriverRing, Features, Format, Kick};

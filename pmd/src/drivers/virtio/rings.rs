@@ -8,8 +8,8 @@ use wirerate_eal::memory::Region;
 use wirerate_eal::{Eal, MemoryError, MemoryRequest};
 use wirerate_mempool::Memory;
 
-use super::reach::Reach;
 use super::tx::{SIDE, Side};
+use crate::drivers::reach::Reach;
 use crate::virtqueue::{Format, RingArea};
 
 /// Rings begin at multiples of this, so that no two share a page of the translation tables' smallest kind.

@@ -2,7 +2,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::reach::Reach;
+use crate::drivers::reach::Reach;
 use crate::lane::Receive;
 use crate::packet::{Blank, Blanks, Burst, Filler, HEADROOM, MAX_BURST, Mbuf, MbufPool};
 use crate::port::{Counters, DropReason};

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use wirerate_mempool::Memory;
 
 use super::pairs::Pairs;
-use super::reach::{Range, Reach};
 use super::rings::RingMemory;
 use super::state::{State, VirtioLanes};
 use super::user::Options;
+use crate::drivers::reach::{Range, Reach};
 use crate::packet::MbufPool;
 use crate::vhost_user::codes::ProtocolFeatures;
 use crate::vhost_user::{Connection, FrontEnd, MemoryRegion, RingAddresses, VhostUserError, Waited, Wake};

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arrayvec::ArrayVec;
 use wirerate_mempool::{Memory, RawHandle};
 
-use super::reach::Reach;
+use crate::drivers::reach::Reach;
 use crate::lane::Transmit;
 use crate::packet::{Burst, MAX_BURST, Mbuf, MbufPool, Offload, Parked};
 use crate::port::{Counters, DropReason};

@@ -1,0 +1,145 @@
+//! What a port and the thread that watches its device share: the device while it is there, and what becomes of it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use wirerate_eal::pci::PciFunction;
+
+use super::link;
+use super::stats::Totals;
+use super::unit::{IxgbeLanes, Unit};
+use crate::port::{DeviceStats, Link};
+
+const DOWN: Link = Link { up: false, speed: None };
+
+/// A port's device.
+#[derive(Debug)]
+pub(super) struct Shared<F: PciFunction> {
+    pub(super) name: String,
+    /// Packets that were copied because the device did not reach them.
+    pub(super) copied: Arc<AtomicU64>,
+    link_changes: AtomicU64,
+    link: Mutex<Link>,
+    totals: Mutex<Totals>,
+    lanes: Mutex<IxgbeLanes<F::Bar>>,
+    unit: Mutex<Option<Unit<F>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<F: PciFunction> Shared<F> {
+    pub(super) fn new(name: String, unit: Unit<F>) -> Self {
+        Self {
+            name,
+            copied: Arc::default(),
+            link_changes: AtomicU64::new(0),
+            link: Mutex::new(DOWN),
+            totals: Mutex::default(),
+            lanes: Mutex::default(),
+            unit: Mutex::new(Some(unit)),
+        }
+    }
+
+    /// The device; none when it is gone.
+    pub(super) fn unit(&self) -> MutexGuard<'_, Option<Unit<F>>> {
+        lock(&self.unit)
+    }
+
+    pub(super) fn set_lanes(&self, lanes: IxgbeLanes<F::Bar>) {
+        *lock(&self.lanes) = lanes;
+    }
+
+    /// Stops a device: its rings come out of the lanes, it lets go of them, and only then do their packets go home.
+    pub(super) fn halt(&self, unit: &mut Unit<F>) {
+        let lanes = lock(&self.lanes).clone();
+        let rx: Vec<_> = lanes.rx.iter().filter_map(|lane| lane.remove()).collect();
+        let tx: Vec<_> = lanes.tx.iter().filter_map(|lane| lane.remove()).collect();
+        if unit.is_awake() {
+            // The reset would set what was counted to zero.
+            lock(&self.totals).add(&unit.registers);
+        }
+        unit.halt();
+        drop((rx, tx));
+        *lock(&self.link) = DOWN;
+    }
+
+    /// Gives up a device that is gone, or is wanted back.
+    pub(super) fn lose(&self, why: &str) {
+        let mut guard = self.unit();
+        if let Some(mut unit) = guard.take() {
+            self.halt(&mut unit);
+            tracing::error!("{}: {why}: its receive queues have ended", self.name);
+        }
+        drop(guard);
+        let lanes = lock(&self.lanes).clone();
+        lanes.rx.iter().for_each(|lane| lane.end());
+        lanes.tx.iter().for_each(|lane| lane.end());
+    }
+
+    /// Looks how a device that works is: takes over its counts, before these are full, and its link. False when it is gone,
+    /// and all that belonged to it was given back.
+    pub(super) fn look(&self) -> bool {
+        let guard = self.unit();
+        let Some(unit) = guard.as_ref() else { return false };
+        if !unit.is_awake() {
+            return true;
+        }
+        let counted = lock(&self.totals).add(&unit.registers);
+        match link::now(&unit.registers) {
+            Ok(now) if counted => {
+                self.note(now);
+                true
+            }
+            _ => {
+                drop(guard);
+                self.lose("the device is gone");
+                false
+            }
+        }
+    }
+
+    fn note(&self, now: Link) {
+        let before = std::mem::replace(&mut *lock(&self.link), now);
+        if before != now {
+            self.link_changes.fetch_add(1, Ordering::Relaxed);
+            tracing::info!("{}: the link is {now}", self.name);
+        }
+    }
+
+    /// The link, as it is now where there is a device that works.
+    pub(super) fn link(&self) -> Link {
+        match self.unit().as_ref().filter(|unit| unit.is_awake()) {
+            Some(unit) => link::now(&unit.registers).unwrap_or(DOWN),
+            None => DOWN,
+        }
+    }
+
+    /// What the device has counted until now.
+    pub(super) fn stats(&self) -> DeviceStats {
+        let unit = self.unit();
+        let mut totals = lock(&self.totals);
+        if let Some(unit) = unit.as_ref().filter(|unit| unit.is_awake()) {
+            totals.add(&unit.registers);
+        }
+        let mut stats = totals.tell();
+        for (name, count) in [("ixgbe_tx_copied", &*self.copied), ("ixgbe_link_changes", &self.link_changes)]
+        {
+            stats.extended.push((name.to_owned(), count.load(Ordering::Relaxed)));
+        }
+        stats
+    }
+
+    /// Counts from zero.
+    pub(super) fn reset_stats(&self) {
+        let unit = self.unit();
+        let mut totals = lock(&self.totals);
+        if let Some(unit) = unit.as_ref().filter(|unit| unit.is_awake()) {
+            totals.add(&unit.registers);
+        }
+        *totals = Totals::default();
+        self.copied.store(0, Ordering::Relaxed);
+        self.link_changes.store(0, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,235 @@
+//! The registers of BAR 0, by name: where each is, what it reads as after a reset, and what may be written to it.
+//!
+//! Sections are those of the Intel 82599 10 GbE Controller Datasheet (331520). [`TABLE`] has them all; [`find`] answers
+//! for an offset. What happens beyond keeping what was written is told elsewhere, in the model's own modules.
+
+mod table;
+
+pub use table::TABLE;
+
+/// Bytes of BAR 0 (9.3.6.1); registers are in the first 128 KiB.
+pub const BAR_LEN: usize = 512 * 1024;
+/// Bytes of BAR 0 that have registers.
+pub(crate) const SPACE: u32 = 0x2_0000;
+
+/// What reading and writing does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Bits are kept as the masks say.
+    ReadWrite,
+    /// Nothing can be written.
+    ReadOnly,
+    /// A counter: reading clears it, and nothing can be written (8.2.3.23).
+    ReadClear,
+    /// Reads as zero; writing does something.
+    WriteOnly,
+    /// What is written as 1 becomes 0.
+    WriteClear,
+}
+
+/// A register, or an array of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Register {
+    /// The datasheet's name.
+    pub name: &'static str,
+    /// The datasheet's section.
+    pub section: &'static str,
+    /// The offset of the first.
+    pub offset: u32,
+    /// How many there are.
+    pub count: u32,
+    /// Bytes from one to the next.
+    pub stride: u32,
+    /// The index of the first, for arrays in two pieces.
+    pub first: u32,
+    /// Where the same registers are once more: their first offset, and their number.
+    pub alias: Option<(u32, u32, u32)>,
+    /// What it reads as after a reset, where nothing else says so.
+    pub reset: u32,
+    /// What accesses do.
+    pub access: Access,
+    /// Bits that keep what is written.
+    pub kept: u32,
+    /// Bits whose writing starts something, and that read as zero when it is done.
+    pub clearing: u32,
+    /// Bits that the device owns: writing has no effect, and writing back what was read, or zero, is no fault.
+    pub status: u32,
+}
+
+impl Register {
+    /// Bits that are to be written as they are after a reset (8.2.1).
+    #[must_use]
+    pub const fn reserved(&self) -> u32 {
+        !(self.kept | self.clearing | self.status)
+    }
+
+    /// The name with the index, if there are several.
+    #[must_use]
+    pub fn named(&self, index: u32) -> String {
+        if self.count > 1 { format!("{}[{index}]", self.name) } else { self.name.to_owned() }
+    }
+
+    const fn new(name: &'static str, section: &'static str, offset: u32, access: Access) -> Self {
+        Self {
+            name,
+            section,
+            offset,
+            count: 1,
+            stride: 4,
+            first: 0,
+            alias: None,
+            reset: 0,
+            access,
+            kept: 0,
+            clearing: 0,
+            status: 0,
+        }
+    }
+
+    /// One whose bits in `kept` can be written.
+    const fn rw(name: &'static str, section: &'static str, offset: u32, kept: u32) -> Self {
+        let mut register = Self::new(name, section, offset, Access::ReadWrite);
+        register.kept = kept;
+        register
+    }
+
+    const fn ro(name: &'static str, section: &'static str, offset: u32) -> Self {
+        Self::new(name, section, offset, Access::ReadOnly)
+    }
+
+    const fn rc(name: &'static str, section: &'static str, offset: u32) -> Self {
+        Self::new(name, section, offset, Access::ReadClear)
+    }
+
+    const fn wo(name: &'static str, section: &'static str, offset: u32) -> Self {
+        let mut register = Self::new(name, section, offset, Access::WriteOnly);
+        register.clearing = u32::MAX;
+        register
+    }
+
+    const fn array(mut self, count: u32, stride: u32) -> Self {
+        (self.count, self.stride) = (count, stride);
+        self
+    }
+
+    const fn from(mut self, first: u32) -> Self {
+        self.first = first;
+        self
+    }
+
+    const fn also_at(mut self, offset: u32, count: u32, stride: u32) -> Self {
+        self.alias = Some((offset, count, stride));
+        self
+    }
+
+    const fn reset(mut self, value: u32) -> Self {
+        self.reset = value;
+        self
+    }
+
+    const fn clearing(mut self, bits: u32) -> Self {
+        self.clearing = bits;
+        self
+    }
+
+    const fn status(mut self, bits: u32) -> Self {
+        self.status = bits;
+        self
+    }
+}
+
+/// Which register is at an offset.
+#[derive(Debug, Clone, Copy)]
+pub struct Found {
+    /// The register, or the array.
+    pub register: &'static Register,
+    /// Which of the array, as the datasheet counts.
+    pub index: u32,
+    /// The first of the offsets that it has.
+    pub offset: u32,
+}
+
+impl Found {
+    /// The name with the index.
+    #[must_use]
+    pub fn named(&self) -> String {
+        self.register.named(self.index)
+    }
+}
+
+/// The register at an offset, which is a multiple of 4; none if the table has none.
+#[must_use]
+pub fn find(offset: u32) -> Option<Found> {
+    let within = |start: u32, count: u32, stride: u32| {
+        let place = offset.checked_sub(start)?;
+        (place.is_multiple_of(stride) && place / stride < count).then_some(place / stride)
+    };
+    TABLE.iter().find_map(|register| {
+        let place = within(register.offset, register.count, register.stride).or_else(|| {
+            let (start, count, stride) = register.alias?;
+            within(start, count, stride)
+        })?;
+        Some(Found {
+            register,
+            index: register.first + place,
+            offset: register.offset + place * register.stride,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn no_two_registers_are_in_one_place() {
+        let mut places = HashMap::new();
+        for register in TABLE {
+            let (at, also) = (register.offset, register.alias);
+            for (start, count, stride) in
+                [Some((at, register.count, register.stride)), also].into_iter().flatten()
+            {
+                for index in 0..count {
+                    let offset = start + index * stride;
+                    assert!(offset.is_multiple_of(4) && offset < SPACE, "{}", register.name);
+                    if let Some(other) = places.insert(offset, register.name) {
+                        panic!("{} and {other} are both at {offset:#x}", register.name);
+                    }
+                }
+            }
+            assert!(also.is_none_or(|(_, count, _)| count <= register.count), "{}", register.name);
+        }
+    }
+
+    #[test]
+    fn masks_do_not_contradict_each_other() {
+        for register in TABLE {
+            let Register { name, kept, clearing, status, access, section, .. } = register;
+            assert_eq!(kept & clearing | kept & status | clearing & status, 0, "{name}");
+            assert!(section.starts_with("8.2.3."), "{name}");
+            match access {
+                Access::ReadOnly | Access::ReadClear => assert_eq!(kept | clearing, 0, "{name}"),
+                Access::ReadWrite => assert_ne!(kept | clearing, 0, "{name}"),
+                Access::WriteOnly => assert_eq!((*kept, *clearing), (0, u32::MAX), "{name}"),
+                Access::WriteClear => assert_eq!(*kept, 0, "{name}"),
+            }
+        }
+    }
+
+    #[test]
+    fn arrays_in_pieces_and_second_places_are_found() {
+        let name = |offset| find(offset).map(|found| (found.named(), found.offset));
+        assert_eq!(name(0x1018 + 5 * 0x40), Some(("RDT[5]".into(), 0x1158)));
+        assert_eq!(name(0xd018 + 0x40), Some(("RDT[65]".into(), 0xd058)));
+        assert_eq!(name(0x2100 + 4 * 3), Some(("SRRCTL[3]".into(), 0x1014 + 3 * 0x40)));
+        assert_eq!(name(0x5400 + 8 * 15), Some(("RAL[15]".into(), 0xa278)));
+        assert_eq!(name(0x5404), Some(("RAH[0]".into(), 0xa204)));
+        assert_eq!(name(0x12300), Some(("EITR[24]".into(), 0x12300)));
+        assert_eq!(name(0x4), Some(("CTRL".into(), 0)));
+        assert_eq!(name(0x104), None);
+    }
+}

@@ -1,0 +1,268 @@
+//! The table. One line a register; masks are of bits that can be written, unless they say otherwise.
+
+use super::Access::WriteClear;
+use super::Register;
+
+const ALL: u32 = u32::MAX;
+
+const fn rw(name: &'static str, section: &'static str, offset: u32, kept: u32) -> Register {
+    Register::rw(name, section, offset, kept)
+}
+
+const fn ro(name: &'static str, section: &'static str, offset: u32) -> Register {
+    Register::ro(name, section, offset)
+}
+
+const fn wo(name: &'static str, section: &'static str, offset: u32) -> Register {
+    Register::wo(name, section, offset)
+}
+
+/// A counter.
+const fn rc(name: &'static str, offset: u32) -> Register {
+    Register::rc(name, "8.2.3.23", offset)
+}
+
+const fn w1c(name: &'static str, section: &'static str, offset: u32, bits: u32) -> Register {
+    let mut register = Register::new(name, section, offset, WriteClear);
+    register.clearing = bits;
+    register
+}
+
+/// All registers that the model has.
+pub const TABLE: &[Register] = &[
+    // General control.
+    rw("CTRL", "8.2.3.1.1", 0x00000, 0x0000_0004).clearing(0x0400_0008).also_at(0x00004, 1, 4),
+    ro("STATUS", "8.2.3.1.2", 0x00008).reset(0x0008_0000),
+    rw("CTRL_EXT", "8.2.3.1.3", 0x00018, 0x1403_4000),
+    rw("ESDP", "8.2.3.1.4", 0x00020, 0x0003_ffff),
+    rw("I2CCTL", "8.2.3.1.5", 0x00028, 0x0000_000a).status(0x0000_0005).reset(0x0000_000f),
+    rw("LEDCTL", "8.2.3.1.6", 0x00200, 0xcfcf_cfef).reset(0x8483_8280),
+    rw("EXVET", "8.2.3.1.7", 0x05078, 0xffff_0000).reset(0x8100_0000),
+    rw("TCPTIMER", "8.2.3.15", 0x0004c, 0x0000_0aff).clearing(0x0000_0100),
+    ro("FRTIMER", "8.2.3.15", 0x00048),
+    // EEPROM and flash.
+    rw("EEC", "8.2.3.2.1", 0x10010, 0x0000_0077).status(0x0000_7f88).reset(0x0000_2310),
+    rw("EERD", "8.2.3.2.2", 0x10014, 0x0000_fffc).clearing(0x0000_0001).status(0xffff_0002),
+    ro("EEMNGCTL", "8.2.3.2.4", 0x10110).reset(0x000c_0000),
+    rw("GRC", "8.2.3.2", 0x10200, 0x0000_0002).status(0x0000_0001),
+    // Flow control.
+    rw("FCTTV", "8.2.3.3.2", 0x03200, ALL).array(4, 4),
+    rw("FCRTL", "8.2.3.3.3", 0x03220, 0x8007_ffe0).array(8, 4),
+    rw("FCRTH", "8.2.3.3.4", 0x03260, 0x8007_ffe0).array(8, 4),
+    rw("FCRTV", "8.2.3.3.5", 0x032a0, 0x0000_ffff),
+    ro("TFCS", "8.2.3.3.6", 0x0ce00),
+    rw("FCCFG", "8.2.3.3.7", 0x03d00, 0x0000_0018),
+    // PCI Express.
+    rw("GCR", "8.2.3.4.1", 0x11000, 0x0003_f60f).status(0x0004_0000).reset(0x0004_0000),
+    rw("GCR_EXT", "8.2.3.4.12", 0x11050, 0xc000_0003),
+    ro("FACTPS", "8.2.3.4.6", 0x10150),
+    rw("SWSM", "8.2.3.4.9", 0x10140, 0x0000_0003),
+    ro("FWSM", "8.2.3.4.10", 0x10148).reset(0x0000_8000),
+    rw("SW_FW_SYNC", "8.2.3.4.11", 0x10160, 0x0000_001f).status(0x0000_03e0),
+    ro("MREVID", "8.2.3.4.13", 0x11064),
+    // Interrupts.
+    w1c("EICR", "8.2.3.5.1", 0x00800, ALL),
+    wo("EICS", "8.2.3.5.2", 0x00808),
+    rw("EIMS", "8.2.3.5.3", 0x00880, 0).clearing(ALL),
+    wo("EIMC", "8.2.3.5.4", 0x00888),
+    // Bit 30 is the TCP timer's.
+    rw("EIAC", "8.2.3.5.5", 0x00810, 0x4000_ffff),
+    rw("EIAM", "8.2.3.5.6", 0x00890, ALL),
+    wo("EICS_EX", "8.2.3.5.7", 0x00a90).array(2, 4),
+    rw("EIMS_EX", "8.2.3.5.8", 0x00aa0, 0).clearing(ALL).array(2, 4),
+    wo("EIMC_EX", "8.2.3.5.9", 0x00ab0).array(2, 4),
+    rw("EIAM_EX", "8.2.3.5.10", 0x00ad0, ALL).array(2, 4),
+    rw("EITRSEL", "8.2.3.5.11", 0x00894, ALL),
+    rw("EITR", "8.2.3.5.12", 0x00820, 0x01ff_8ff8).clearing(0x8000_0000).array(24, 4),
+    rw("EITR", "8.2.3.5.12", 0x12300, 0x01ff_8ff8).clearing(0x8000_0000).array(105, 4).from(24),
+    rw("IVAR", "8.2.3.5.16", 0x00900, 0xbfbf_bfbf).array(64, 4),
+    rw("IVAR_MISC", "8.2.3.5.17", 0x00a00, 0x0000_bfbf),
+    rw("GPIE", "8.2.3.5.18", 0x00898, 0xc000_fff7),
+    // Receive.
+    // Bits 12 and 13 are those of older devices for pause frames; every driver sets them, and they do nothing here.
+    rw("FCTRL", "8.2.3.7.1", 0x05080, 0x0000_3702),
+    rw("VLNCTRL", "8.2.3.7.2", 0x05088, 0x7000_ffff).reset(0x0000_8100),
+    rw("MCSTCTRL", "8.2.3.7.3", 0x05090, 0x0000_0007),
+    rw("PSRTYPE", "8.2.3.7.4", 0x0ea00, 0xe007_3730).array(64, 4).also_at(0x05480, 16, 4),
+    rw("RXCSUM", "8.2.3.7.5", 0x05000, 0x0000_3000),
+    rw("RFCTL", "8.2.3.7.6", 0x05008, 0x0000_00e0),
+    rw("MTA", "8.2.3.7.7", 0x05200, ALL).array(128, 4),
+    rw("RAL", "8.2.3.7.8", 0x0a200, ALL).array(128, 8).also_at(0x05400, 16, 8),
+    rw("RAH", "8.2.3.7.9", 0x0a204, 0x8000_ffff).array(128, 8).also_at(0x05404, 16, 8),
+    rw("MPSAR", "8.2.3.7.10", 0x0a600, ALL).array(256, 4),
+    rw("VFTA", "8.2.3.7.11", 0x0a000, ALL).array(128, 4),
+    rw("MRQC", "8.2.3.7.12", 0x05818, 0xffff_800f),
+    rw("RQTC", "8.2.3.7.13", 0x0ec70, 0x7777_7777),
+    rw("RSSRK", "8.2.3.7.14", 0x05c80, ALL).array(10, 4),
+    rw("RETA", "8.2.3.7.15", 0x05c00, 0x0f0f_0f0f).array(32, 4),
+    rw("SAQF", "8.2.3.7.16", 0x0e000, ALL).array(128, 4),
+    rw("DAQF", "8.2.3.7.17", 0x0e200, ALL).array(128, 4),
+    rw("SDPQF", "8.2.3.7.18", 0x0e400, ALL).array(128, 4),
+    rw("FTQF", "8.2.3.7.19", 0x0e600, 0xfe00_3f1f).array(128, 4),
+    rw("SYNQF", "8.2.3.7.20", 0x0ec30, 0x8000_00ff),
+    rw("ETQF", "8.2.3.7.21", 0x05128, 0xfcf7_ffff).array(8, 4),
+    rw("ETQS", "8.2.3.7.22", 0x0ec00, 0xa07f_0000).array(8, 4),
+    rw("L34TIMIR", "8.2.3.5.13", 0x0e800, 0x0ff0_1000).array(128, 4),
+    // Receive DMA.
+    rw("RDBAL", "8.2.3.8.1", 0x01000, 0xffff_ff80).array(64, 0x40),
+    rw("RDBAL", "8.2.3.8.1", 0x0d000, 0xffff_ff80).array(64, 0x40).from(64),
+    rw("RDBAH", "8.2.3.8.2", 0x01004, ALL).array(64, 0x40),
+    rw("RDBAH", "8.2.3.8.2", 0x0d004, ALL).array(64, 0x40).from(64),
+    rw("RDLEN", "8.2.3.8.3", 0x01008, 0x000f_ff80).array(64, 0x40),
+    rw("RDLEN", "8.2.3.8.3", 0x0d008, 0x000f_ff80).array(64, 0x40).from(64),
+    rw("RDH", "8.2.3.8.4", 0x01010, 0x0000_ffff).array(64, 0x40),
+    rw("RDH", "8.2.3.8.4", 0x0d010, 0x0000_ffff).array(64, 0x40).from(64),
+    rw("RDT", "8.2.3.8.5", 0x01018, 0x0000_ffff).array(64, 0x40),
+    rw("RDT", "8.2.3.8.5", 0x0d018, 0x0000_ffff).array(64, 0x40).from(64),
+    rw("RXDCTL", "8.2.3.8.6", 0x01028, 0x4200_0000).clearing(0x0400_0000).array(64, 0x40),
+    rw("RXDCTL", "8.2.3.8.6", 0x0d028, 0x4200_0000).clearing(0x0400_0000).array(64, 0x40).from(64),
+    rw("SRRCTL", "8.2.3.8.7", 0x01014, 0x1fc0_3f1f).array(64, 0x40).reset(0x402).also_at(0x02100, 16, 4),
+    rw("SRRCTL", "8.2.3.8.7", 0x0d014, 0x1fc0_3f1f).array(64, 0x40).reset(0x402).from(64),
+    rw("RDRXCTL", "8.2.3.8.8", 0x02f00, 0x063e_0002).status(0x0000_0008).reset(0x0010_0008),
+    rw("RXPBSIZE", "8.2.3.8.9", 0x03c00, 0x000f_fc00).array(8, 4).reset(0x0008_0000),
+    rw("RXCTRL", "8.2.3.8.10", 0x03000, 0x0000_0001),
+    rw("RSCCTL", "8.2.3.8.13", 0x0102c, 0x0000_000d).array(64, 0x40),
+    rw("RSCCTL", "8.2.3.8.13", 0x0d02c, 0x0000_000d).array(64, 0x40).from(64),
+    rw("RSCDBU", "8.2.3.8.12", 0x03028, 0x0000_00ff),
+    // Transmit.
+    rw("DTXMXSZRQ", "8.2.3.9.1", 0x08100, 0x0000_0fff).reset(0x10),
+    rw("DMATXCTL", "8.2.3.9.2", 0x04a80, 0xffff_000b).reset(0x8100_0000),
+    rw("DTXTCPFLGL", "8.2.3.9.3", 0x04a88, 0x0fff_0fff).reset(0x0ff6_0ff6),
+    rw("DTXTCPFLGH", "8.2.3.9.4", 0x04a8c, 0x0000_0fff).reset(0x0000_0f7f),
+    rw("TDBAL", "8.2.3.9.5", 0x06000, 0xffff_ff80).array(128, 0x40),
+    rw("TDBAH", "8.2.3.9.6", 0x06004, ALL).array(128, 0x40),
+    rw("TDLEN", "8.2.3.9.7", 0x06008, 0x000f_ff80).array(128, 0x40),
+    rw("TDH", "8.2.3.9.8", 0x06010, 0x0000_ffff).array(128, 0x40),
+    rw("TDT", "8.2.3.9.9", 0x06018, 0x0000_ffff).array(128, 0x40),
+    rw("TXDCTL", "8.2.3.9.10", 0x06028, 0x027f_7f7f).clearing(0x0400_0000).array(128, 0x40),
+    rw("TDWBAL", "8.2.3.9.11", 0x06038, 0xffff_fffd).array(128, 0x40),
+    rw("TDWBAH", "8.2.3.9.11", 0x0603c, ALL).array(128, 0x40),
+    rw("TXPBSIZE", "8.2.3.9.13", 0x0cc00, 0x000f_fc00).array(8, 4).reset(0x0002_8000),
+    rw("MNGTXMAP", "8.2.3.9.14", 0x0cd10, 0x0000_0007),
+    rw("MTQC", "8.2.3.9.15", 0x08120, 0x0000_000f),
+    rw("TXPBTHRESH", "8.2.3.9.16", 0x04950, 0x0000_03ff).array(8, 4).reset(0x0000_0096),
+    // DCB: stored, so that a driver can set it to its defaults.
+    rw("RTRPCS", "8.2.3.10", 0x02430, 0x0000_0006),
+    rw("RTTDCS", "8.2.3.10.2", 0x04900, 0x00c0_0053),
+    rw("RTTPCS", "8.2.3.10", 0x0cd00, 0xffc0_0120),
+    rw("RTRUP2TC", "8.2.3.10", 0x03020, 0x00ff_ffff),
+    rw("RTTUP2TC", "8.2.3.10", 0x0c800, 0x00ff_ffff),
+    rw("RTRPT4C", "8.2.3.10.6", 0x02140, 0xc0ff_ffff).array(8, 4),
+    rw("RTTDT2C", "8.2.3.10.9", 0x04910, 0xc0ff_ffff).array(8, 4),
+    rw("RTTPT2C", "8.2.3.10.10", 0x0cd20, 0xc0ff_ffff).array(8, 4),
+    rw("RTTDQSEL", "8.2.3.10.13", 0x04904, 0x0000_007f),
+    rw("RTTDT1C", "8.2.3.10.14", 0x04908, 0x0000_3fff),
+    // DCA.
+    rw("DCA_RXCTRL", "8.2.3.11.1", 0x0100c, 0xff00_b2e0)
+        .array(64, 0x40)
+        .reset(0xb200)
+        .also_at(0x02200, 16, 4),
+    rw("DCA_RXCTRL", "8.2.3.11.1", 0x0d00c, 0xff00_b2e0).array(64, 0x40).reset(0xb200).from(64),
+    rw("DCA_TXCTRL", "8.2.3.11.2", 0x0600c, 0xff00_2a20).array(128, 0x40).reset(0x2a00),
+    ro("DCA_ID", "8.2.3.11.3", 0x11070),
+    rw("DCA_CTRL", "8.2.3.11.4", 0x11074, 0x0000_001f),
+    // Security.
+    rw("SECTXCTRL", "8.2.3.12.1", 0x08800, 0x0000_0007),
+    ro("SECTXSTAT", "8.2.3.12.2", 0x08804),
+    rw("SECTXBUFFAF", "8.2.3.12.3", 0x08808, 0x0000_03ff).reset(0x250),
+    rw("SECTXMINIFG", "8.2.3.12.4", 0x08810, 0x0000_1f0f).reset(0x1001),
+    rw("SECRXCTRL", "8.2.3.12.5", 0x08d00, 0x0000_0003),
+    ro("SECRXSTAT", "8.2.3.12.6", 0x08d04),
+    // MAC.
+    rw("HLREG0", "8.2.3.22.8", 0x04240, 0x18f3_8407).reset(0x0a00_0403),
+    rw("PAP", "8.2.3.22", 0x04248, 0x0000_ffff),
+    rw("MSCA", "8.2.3.22", 0x0425c, 0x3fff_ffff).clearing(0x4000_0000),
+    rw("MSRWD", "8.2.3.22", 0x04260, 0x0000_ffff).status(0xffff_0000),
+    rw("MAXFRS", "8.2.3.22.13", 0x04268, 0xffff_0000).reset(0x05ee_0000),
+    rw("AUTOC", "8.2.3.22.19", 0x042a0, 0xffff_efff).clearing(0x0000_1000).reset(0xc09c_6004),
+    ro("LINKS", "8.2.3.22.20", 0x042a4),
+    ro("LINKS2", "8.2.3.22.21", 0x04324),
+    rw("AUTOC2", "8.2.3.22.22", 0x042a8, 0xffff_0000).reset(0x000a_0000),
+    ro("ANLP1", "8.2.3.22.23", 0x042b0),
+    ro("MMNGC", "8.2.3.22", 0x042d0),
+    rw("MACC", "8.2.3.22", 0x04330, 0x0007_0003).reset(0x0003_0000),
+    rw("CORECTL", "8.2.3.22.32", 0x14f00, 0x0001_ffff),
+    rw("MFLCN", "8.2.3.22.34", 0x04294, 0x0000_000f),
+    // Statistics.
+    rc("CRCERRS", 0x04000),
+    rc("ILLERRC", 0x04004),
+    rc("ERRBC", 0x04008),
+    rc("MLFC", 0x04034),
+    rc("MRFC", 0x04038),
+    rc("RLEC", 0x04040),
+    rc("MPC", 0x03fa0).array(8, 4),
+    rc("LXONTXC", 0x03f60),
+    rc("LXONRXCNT", 0x041a4),
+    rc("LXOFFTXC", 0x03f68),
+    rc("LXOFFRXCNT", 0x041a8),
+    rc("PXONTXC", 0x03f00).array(8, 4),
+    rc("PXONRXCNT", 0x04140).array(8, 4),
+    rc("PXOFFTXC", 0x03f20).array(8, 4),
+    rc("PXOFFRXCNT", 0x04160).array(8, 4),
+    rc("PXON2OFFCNT", 0x03240).array(8, 4),
+    rc("PRC64", 0x0405c),
+    rc("PRC127", 0x04060),
+    rc("PRC255", 0x04064),
+    rc("PRC511", 0x04068),
+    rc("PRC1023", 0x0406c),
+    rc("PRC1522", 0x04070),
+    rc("GPRC", 0x04074),
+    rc("BPRC", 0x04078),
+    rc("MPRC", 0x0407c),
+    rc("GPTC", 0x04080),
+    rc("GORCL", 0x04088),
+    rc("GORCH", 0x0408c),
+    rc("GOTCL", 0x04090),
+    rc("GOTCH", 0x04094),
+    rc("RUC", 0x040a4),
+    rc("RFC", 0x040a8),
+    rc("ROC", 0x040ac),
+    rc("RJC", 0x040b0),
+    rc("MNGPRC", 0x040b4),
+    rc("MNGPDC", 0x040b8),
+    rc("MNGPTC", 0x0cf90),
+    rc("TORL", 0x040c0),
+    rc("TORH", 0x040c4),
+    rc("TPR", 0x040d0),
+    rc("TPT", 0x040d4),
+    rc("PTC64", 0x040d8),
+    rc("PTC127", 0x040dc),
+    rc("PTC255", 0x040e0),
+    rc("PTC511", 0x040e4),
+    rc("PTC1023", 0x040e8),
+    rc("PTC1522", 0x040ec),
+    rc("MPTC", 0x040f0),
+    rc("BPTC", 0x040f4),
+    rc("MSPDC", 0x04010),
+    rc("XEC", 0x04120),
+    rc("SSVPC", 0x08780),
+    rw("RQSMR", "8.2.3.23.71", 0x02300, 0x0f0f_0f0f).array(32, 4),
+    rw("TQSM", "8.2.3.23.73", 0x08600, 0x0f0f_0f0f).array(32, 4),
+    rc("QPRC", 0x01030).array(16, 0x40),
+    rc("QPRDC", 0x01430).array(16, 0x40),
+    rc("QBRC_L", 0x01034).array(16, 0x40),
+    rc("QBRC_H", 0x01038).array(16, 0x40),
+    rc("QPTC", 0x08680).array(16, 4).also_at(0x06030, 16, 0x40),
+    rc("QBTC_L", 0x08700).array(16, 8),
+    rc("QBTC_H", 0x08704).array(16, 8),
+    rc("FCCRC", 0x05118),
+    rc("FCOERPDC", 0x0241c),
+    rc("FCLAST", 0x02424),
+    rc("FCOEPRC", 0x02428),
+    rc("FCOEDWRC", 0x0242c),
+    rc("FCOEPTC", 0x08784),
+    rc("FCOEDWTC", 0x08788),
+    // Wake-up and virtualization: stored.
+    rw("WUC", "8.2.3.24", 0x05800, 0x0000_0012).status(0x0000_0004),
+    rw("WUFC", "8.2.3.24", 0x05808, 0x003f_80ff),
+    w1c("WUS", "8.2.3.24", 0x05810, ALL),
+    rw("PFVTCTL", "8.2.3.27.1", 0x051b0, 0x6000_1f81),
+    rw("PFVFRE", "8.2.3.27", 0x051e0, ALL).array(2, 4),
+    rw("PFVFTE", "8.2.3.27", 0x08110, ALL).array(2, 4),
+    rw("PFDTXGSWC", "8.2.3.27", 0x08220, 0x0000_0001),
+    rw("PFVFSPOOF", "8.2.3.27", 0x08200, 0x0000_ffff).array(8, 4),
+    rw("PFVML2FLT", "8.2.3.27.14", 0x0f000, 0x1f40_0000).array(64, 4),
+    rw("PFVLVF", "8.2.3.27.15", 0x0f100, 0x8000_0fff).array(64, 4),
+    rw("PFVLVFB", "8.2.3.27.16", 0x0f200, ALL).array(128, 4),
+    rw("PFUTA", "8.2.3.27.17", 0x0f400, ALL).array(128, 4),
+];
