@@ -324,6 +324,9 @@ mod tests {
             ("sys/bus/pci/devices/0000:81:00.0/vendor", "0x1af4"),
             ("sys/bus/pci/devices/0000:81:00.0/device", "0x1041"),
             ("sys/bus/pci/devices/0000:81:00.0/class", "0x020000"),
+            ("sys/bus/pci/devices/0000:82:00.0/vendor", "0x8086"),
+            ("sys/bus/pci/devices/0000:82:00.0/device", "0x10fb"),
+            ("sys/bus/pci/devices/0000:82:00.0/class", "0x020000"),
             ("bin/dpdk-testpmd", ""),
         ])
     }
@@ -368,7 +371,10 @@ mod tests {
     fn a_server_is_told_what_it_has() {
         use State::{Better, Good};
         let (root, machine) = server();
-        symlink("../../vfio-pci", root.path().join("sys/bus/pci/devices/0000:81:00.0/driver")).unwrap();
+        for device in ["0000:81:00.0", "0000:82:00.0"] {
+            let driver = format!("sys/bus/pci/devices/{device}/driver");
+            symlink("../../vfio-pci", root.path().join(driver)).unwrap();
+        }
         let expected = [
             ("kernel", Better, "Linux 5.10.0"),
             ("cpus", Good, "3 of 32 usable (0,2-3), NUMA nodes: 2"),
@@ -381,7 +387,7 @@ mod tests {
             ("privilege", Good, "CAP_NET_ADMIN, CAP_NET_RAW, CAP_IPC_LOCK"),
             ("iommu", Good, "2 groups"),
             ("vfio", Good, "/dev/vfio is there"),
-            ("nics", Good, "for programs: 0000:81:00.0"),
+            ("nics", Good, "for programs: 0000:81:00.0, 0000:82:00.0"),
             ("peers", Good, "dpdk-testpmd"),
         ];
         assert_eq!(told(&machine), expected.map(|(topic, state, found)| (topic, state, found.to_owned())));
