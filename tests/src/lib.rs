@@ -7,8 +7,7 @@
 //! Whatever a test makes outside of its process has a name with the process's id and goes away with a guard;
 //! what a killed run left behind is removed by the next ([`scratch::remove_leftovers`]).
 
-// A model of a device reaches the memory that was mapped for it (`nic::memory`); nothing else is unsafe.
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 pub mod capture;
 pub mod cgroup;
@@ -20,7 +19,6 @@ pub mod hugepages;
 pub mod namespace;
 pub mod needs;
 pub mod network;
-pub mod nic;
 pub mod output;
 pub mod program;
 pub mod repository;

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use wirerate_nic::Settings;
 use wirerate_pmd::net::MacAddress;
-use wirerate_tests::nic::Settings;
 
 use super::function::Machine;
 use super::{config, eal, eventually, open, pool};

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use wirerate_nic::Settings;
 use wirerate_pmd::Burst;
-use wirerate_tests::nic::Settings;
 
 use super::function::Machine;
 use super::{config, eal, eventually, open, pool};

@@ -10,8 +10,8 @@ use wirerate_eal::dma::{DmaError, DmaMapping, DmaSpace};
 use wirerate_eal::mmio::Mmio;
 use wirerate_eal::pci::{PciAddress, PciError, PciFunction};
 use wirerate_mempool::Memory;
-use wirerate_tests::nic::registers::BAR_LEN;
-use wirerate_tests::nic::{Card, Function, Model, ModelBar, Settings};
+use wirerate_nic::registers::BAR_LEN;
+use wirerate_nic::{Card, Function, Model, ModelBar, Settings};
 
 /// What is wrong with the device, and what the driver did.
 #[derive(Debug, Default)]

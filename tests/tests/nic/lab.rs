@@ -6,9 +6,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use wirerate_eal::Eal;
+use wirerate_nic::{CableEnd, Settings, Wire, cable};
 use wirerate_pmd::port::{Queues, Started};
 use wirerate_pmd::{Burst, MbufPool, Port, PortConfig};
-use wirerate_tests::nic::{CableEnd, Settings, Wire, cable};
 
 use super::function::Machine;
 use super::{config, eal, eventually, open, pool};

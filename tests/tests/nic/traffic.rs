@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use wirerate_nic::Wire;
 use wirerate_pmd::Burst;
 use wirerate_pmd::packet::MAX_BURST;
-use wirerate_tests::nic::Wire;
 
 use super::eventually;
 use super::lab::{Lab, SOMEBODY, frame};

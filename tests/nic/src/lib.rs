@@ -14,10 +14,14 @@
 //! | `rings`, `receive`, `transmit` | descriptors, and the frames that they carry |
 //! | [`Wire`] (`wire`) | the other end of the cable |
 //! | `statistics` | counters |
+//! | [`Random`] (`random`) | what a seed decides |
 //!
 //! The model is strict: each rule that a driver breaks is kept as a [`Fault`], and the device goes on as the hardware
 //! would, or does nothing where that is not known. Time is counted in accesses and in steps, never by a clock, so that the
 //! same seed and the same accesses give the same run.
+
+// A device reaches the memory that was mapped for it (`memory`); nothing else is unsafe.
+#![deny(unsafe_code)]
 
 mod config;
 mod eeprom;
@@ -27,6 +31,7 @@ mod interrupts;
 mod link;
 mod memory;
 mod model;
+mod random;
 mod receive;
 pub mod registers;
 mod rings;
@@ -44,5 +49,6 @@ pub use function::{Card, Function, ModelBar};
 pub use interrupts::{Mode, Signals};
 pub use memory::{Dma, Mapped, Unreachable};
 pub use model::{Model, Settings};
+pub use random::Random;
 pub use sfp::Module;
 pub use wire::{CableEnd, Wire, cable};

@@ -88,7 +88,7 @@ impl Model {
 
 #[cfg(test)]
 mod tests {
-    use crate::nic::model::tests::model;
+    use crate::model::tests::model;
 
     #[test]
     fn counters_clear_when_read_and_stay_when_full() {

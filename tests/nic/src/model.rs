@@ -7,6 +7,7 @@ use super::fault::{Fault, Faults};
 use super::interrupts::{Bits, Interrupts, Mode, Setup, Signals, allocation};
 use super::link::{Link, STATUS_LINK_UP};
 use super::memory::Dma;
+use super::random::Random;
 use super::receive::Receive;
 use super::registers::{self, Access, BAR_LEN, Found, TABLE};
 use super::rings::SECURITY_HALT;
@@ -14,7 +15,6 @@ use super::sfp::{Bus, Module};
 use super::transmit::Transmit;
 use super::values::Wait;
 use super::wire::Wire;
-use crate::frames::Random;
 
 /// CTRL (8.2.3.1.1).
 const CTRL_MASTER_DISABLE: u32 = 1 << 2;

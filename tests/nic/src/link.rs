@@ -94,14 +94,14 @@ impl Model {
 
 #[cfg(test)]
 mod tests {
-    use crate::nic::model::tests::model;
+    use crate::model::tests::model;
 
     const AUTOC: u32 = 0x42a0;
     const AUTOC2: u32 = 0x42a8;
     const LINKS: u32 = 0x42a4;
     const ESDP: u32 = 0x20;
 
-    fn comes_up(model: &mut crate::nic::Model) -> bool {
+    fn comes_up(model: &mut crate::Model) -> bool {
         (0..10).any(|_| model.read32(LINKS) == 0x7000_0000)
     }
 
