@@ -7,9 +7,9 @@
 //! | [`Model`] (`model`), `values` | the device: its registers, read and written, and what they keep |
 //! | [`Fault`] (`fault`) | what a driver did that it may not do |
 //! | [`Eeprom`] (`eeprom`), [`Module`] (`sfp`) | the board: its EEPROM, and the module in its cage |
-//! | `interrupts` | causes, masks, vectors |
+//! | `interrupts`, `lines` | causes, masks, vectors; whom they tell |
 //! | `link` | when the link is up |
-//! | [`Card`], [`Function`] (`function`), `config` | the model as a PCI function, its configuration space |
+//! | [`Card`], [`Function`] (`function`), `slot`, `config` | the model as a PCI function, for this process and for others; its configuration space |
 //! | [`Dma`], [`Mapped`] (`memory`) | the memory that it reaches |
 //! | `rings`, `receive`, `transmit` | descriptors, and the frames that they carry |
 //! | [`Wire`] (`wire`) | the other end of the cable |
@@ -28,6 +28,7 @@ mod eeprom;
 mod fault;
 mod function;
 mod interrupts;
+mod lines;
 mod link;
 mod memory;
 mod model;
@@ -36,6 +37,7 @@ mod receive;
 pub mod registers;
 mod rings;
 mod sfp;
+mod slot;
 mod statistics;
 #[cfg(test)]
 mod tests;
