@@ -20,6 +20,7 @@ const RDRXCTL_STRIP: u32 = 1 << 1;
 pub(crate) const SRRCTL_TYPE: u32 = 7 << 25;
 pub(crate) const SRRCTL_ADVANCED: u32 = 1 << 25;
 const SRRCTL_SIZE: u32 = 0x1f;
+const SRRCTL_DROP: u32 = 1 << 28;
 
 /// Bytes of a descriptor.
 pub(crate) const DESCRIPTOR: usize = 16;
@@ -87,7 +88,8 @@ impl Model {
         }
     }
 
-    /// Whether what is written to a queue's register may be; it has no effect otherwise.
+    /// Whether what is written to a queue's register may be; it has no effect otherwise, but for the receiver's enable bit:
+    /// that it is set in the wrong order loses frames and does not keep it clear.
     pub(crate) fn may_write_ring(&mut self, found: &Found, value: u32) -> bool {
         let (name, queue) = (found.register.name, found.index);
         let problem = match name {
@@ -97,6 +99,8 @@ impl Model {
             }
             "RXDCTL" if self.starts(&RX, queue, value) => self.rx_is_not_ready(queue),
             "TXDCTL" if self.starts(&TX, queue, value) => self.tx_is_not_ready(queue),
+            // What becomes of frames without room may change at any time: Linux does so when the link comes up.
+            "SRRCTL" if (value ^ self.value_of("SRRCTL", queue)) & !SRRCTL_DROP == 0 => None,
             "RDBAL" | "RDBAH" | "RDLEN" | "RDH" | "SRRCTL" => self.is_in_use(&RX, queue),
             "TDBAL" | "TDBAH" | "TDLEN" | "TDH" | "TDWBAL" | "TDWBAH" => self.is_in_use(&TX, queue),
             "RDT" => self.tail_is_wrong(&RX, queue, value),
@@ -106,7 +110,7 @@ impl Model {
         if let Some(what) = problem {
             self.fault(found, value, what);
         }
-        problem.is_none()
+        problem.is_none() || name == "RXCTRL"
     }
 
     fn starts(&self, side: &Side, queue: u32, value: u32) -> bool {
