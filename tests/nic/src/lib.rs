@@ -13,6 +13,7 @@
 //! | [`Dma`], [`Mapped`] (`memory`) | the memory that it reaches |
 //! | `packet` | what is in a frame: headers and checksums |
 //! | `filters`, `rss` | which frames are received, and into which queue |
+//! | `offload` | what is done with frames that are sent |
 //! | `rings`, `receive`, `transmit` | descriptors, and the frames that they carry |
 //! | [`Wire`] (`wire`) | the other end of the cable |
 //! | `statistics` | counters |
@@ -34,6 +35,7 @@ mod interrupts;
 mod link;
 mod memory;
 mod model;
+mod offload;
 mod packet;
 mod random;
 mod receive;

@@ -167,6 +167,7 @@ impl Model {
     pub fn step(&mut self) -> bool {
         self.waits_time();
         self.link_time();
+        self.write_back_time();
         let mut works = self.take_arrivals();
         for _ in 0..=self.random.below(MOST_WORK) {
             let receives_first = self.random.below(2) == 0;
@@ -253,7 +254,7 @@ impl Model {
             let was = self.word(found.offset);
             let kept = was & !register.kept | value & register.kept;
             self.write_kept(&found, value, kept);
-            self.ring_was_written(&found, was);
+            self.ring_was_written(&found, value, was);
         }
         self.act(&found, value);
     }

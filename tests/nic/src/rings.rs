@@ -3,6 +3,7 @@
 use super::memory::{Dma, Unreachable};
 use super::model::Model;
 use super::registers::Found;
+use super::transmit::FLUSH;
 
 /// RXDCTL.ENABLE and TXDCTL.ENABLE (8.2.3.8.6, 8.2.3.9.10).
 pub(crate) const ENABLE: u32 = 1 << 25;
@@ -180,7 +181,7 @@ impl Model {
     }
 
     /// A queue's control register, or a unit's, has its new value.
-    pub(crate) fn ring_was_written(&mut self, found: &Found, was: u32) {
+    pub(crate) fn ring_was_written(&mut self, found: &Found, value: u32, was: u32) {
         let (queue, now) = (found.index, self.value_of(found.register.name, found.index));
         match found.register.name {
             "RXDCTL" if (was ^ now) & ENABLE != 0 => {
@@ -190,6 +191,9 @@ impl Model {
             "TXDCTL" if (was ^ now) & ENABLE != 0 => {
                 self.wait("TXDCTL", queue, ENABLE, was & ENABLE);
                 self.transmit.set_running(queue, now & ENABLE != 0);
+            }
+            "TXDCTL" if value & FLUSH != 0 && self.write_back(queue).is_none() => {
+                self.transmit.set_running(queue, false);
             }
             "SECRXCTRL" if now & SECURITY_HALT != 0 => self.wait("SECRXSTAT", 0, 1, 0),
             "SECTXCTRL" if now & SECURITY_HALT != 0 => self.wait("SECTXSTAT", 0, 1, 0),

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod receiving;
+mod sending;
 
 use std::sync::Arc;
 
@@ -433,8 +434,8 @@ fn descriptors_that_are_wrong_stop_their_queue() {
         ("PAYLEN", good, 61 << 14),
         ("IFCS", good & !(1 << 25), 60 << 14),
         ("RS is set before", good & !EOP, 60 << 14),
-        ("offload", good | 1 << 31, 60 << 14),
-        ("offload", good, 60 << 14 | 1 << 8),
+        ("not set up", good | 1 << 31, 60 << 14),
+        ("not set up", good, 60 << 14 | 1 << 8),
         ("context", good & !(1 << 20), 0),
     ];
     for (words, command, last) in cases {
