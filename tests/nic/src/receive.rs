@@ -15,8 +15,9 @@ use super::statistics::FCS;
 /// SRRCTL.Drop_En (8.2.3.8.7), RXDCTL.VME (8.2.3.8.6).
 const DROP: u32 = 1 << 28;
 const STRIP_VLAN: u32 = 1 << 30;
-/// HLREG0.JUMBOEN (8.2.3.22.8).
+/// HLREG0.JUMBOEN and HLREG0.LPBK (8.2.3.22.8).
 const JUMBO: u32 = 1 << 2;
+const LOOPBACK: u32 = 1 << 15;
 /// RXCSUM (8.2.3.7.5): fragments' checksums are told, and whether hashes are in their place.
 const FRAGMENT_CHECKSUM: u32 = 1 << 12;
 const HASH_TOLD: u32 = 1 << 13;
@@ -106,11 +107,23 @@ impl Model {
         let mut some = false;
         while let Some(frame) = self.wire.as_mut().and_then(|wire| wire.receive()) {
             some = true;
-            if self.link.up && self.value("RXCTRL") & RX_ENABLE != 0 {
-                self.arrive(frame);
+            if !self.is_looped() {
+                self.hear(frame);
             }
         }
         some
+    }
+
+    /// What the MAC sends comes back to it, and does not go out; nor does anything come in (8.2.3.22.8).
+    pub(crate) fn is_looped(&self) -> bool {
+        self.value("HLREG0") & LOOPBACK != 0
+    }
+
+    /// A frame is there, for a receiver that is enabled.
+    pub(crate) fn hear(&mut self, frame: Vec<u8>) {
+        if self.link.up && self.value("RXCTRL") & RX_ENABLE != 0 {
+            self.arrive(frame);
+        }
     }
 
     fn arrive(&mut self, frame: Vec<u8>) {

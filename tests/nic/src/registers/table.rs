@@ -397,7 +397,6 @@ pub const TABLE: &[Register] = &[
     ro("reserved", "8.2.2", 0x04210).array(2, 4),
     ro("reserved", "8.2.2", 0x042ac),
     ro("reserved", "8.2.2", 0x04800),
-    ro("reserved", "8.2.2", 0x04940).array(4, 4),
     ro("reserved", "8.2.2", 0x0581c),
     ro("reserved", "8.2.2", 0x05a80).array(17, 4),
     ro("reserved", "8.2.2", 0x07214),
