@@ -13,6 +13,7 @@
 //! | [`Dma`], [`Mapped`] (`memory`) | the memory that it reaches |
 //! | `packet` | what is in a frame: headers and checksums |
 //! | `filters`, `rss` | which frames are received, and into which queue |
+//! | `flow` | flow control |
 //! | `offload` | what is done with frames that are sent |
 //! | `rings`, `receive`, `transmit` | descriptors, and the frames that they carry |
 //! | [`Wire`] (`wire`) | the other end of the cable |
@@ -30,6 +31,7 @@ mod config;
 mod eeprom;
 mod fault;
 mod filters;
+mod flow;
 mod function;
 mod interrupts;
 mod link;

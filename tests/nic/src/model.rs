@@ -2,6 +2,7 @@
 
 use super::eeprom::Eeprom;
 use super::fault::{Fault, Faults};
+use super::flow::Flow;
 use super::interrupts::{Bits, Interrupts, Mode, Setup, Signals, allocation};
 use super::link::{Link, STATUS_LINK_UP};
 use super::memory::Dma;
@@ -91,6 +92,7 @@ pub struct Model {
     pub(crate) interrupts: Interrupts,
     pub(crate) dma: Option<Box<dyn Dma>>,
     pub(crate) wire: Option<Box<dyn Wire>>,
+    pub(crate) flow: Flow,
     pub(crate) receive: Receive,
     pub(crate) transmit: Transmit,
 }
@@ -111,6 +113,7 @@ impl Model {
             interrupts: Interrupts::new(),
             dma: None,
             wire: None,
+            flow: Flow::default(),
             receive: Receive::default(),
             transmit: Transmit::default(),
         };
@@ -152,6 +155,7 @@ impl Model {
         self.set_value_of("MPSAR", 1, u32::MAX);
         self.waits.clear();
         (self.receive, self.transmit) = (Receive::default(), Transmit::default());
+        self.flow = Flow::default();
         self.wait("EEC", 0, EEC_AUTO_READ_DONE, 0);
         self.wait("RDRXCTL", 0, RDRXCTL_INIT_DONE, 0);
         self.interrupts.reset();
@@ -163,12 +167,15 @@ impl Model {
         self.wire = Some(wire);
     }
 
-    /// Lets time go by, and does some of what there is to do, in an order that the seed says; whether there was something.
+    /// Lets time go by, and does some of what there is to do, in an order that the seed says; whether there was something,
+    /// or something waits for its time.
     pub fn step(&mut self) -> bool {
         self.waits_time();
         self.link_time();
-        self.write_back_time();
-        let mut works = self.take_arrivals();
+        let mut works = self.write_back_time();
+        works |= self.flow_time();
+        works |= self.throttle_time();
+        works |= self.take_arrivals();
         for _ in 0..=self.random.below(MOST_WORK) {
             let receives_first = self.random.below(2) == 0;
             let done = receives_first && self.receive_one() || self.transmit_one() || self.receive_one();
@@ -301,6 +308,7 @@ impl Model {
             }
             "AUTOC" if value & AUTOC_RESTART != 0 => self.restart_link(),
             "AUTOC" | "AUTOC2" | "ESDP" => self.look_at_link(),
+            "EITR" => self.interrupts.set_interval(found.index, value, &setup),
             "EICR" => self.interrupts.clear(Bits::of(value)),
             "EICS" => self.interrupts.raise(Bits::of(value), &setup),
             "EICS_EX" => self.interrupts.raise(Bits::of_half(found.index, value), &setup),
@@ -378,6 +386,12 @@ impl Model {
             auto_mask,
             ivar_misc: self.value("IVAR_MISC"),
         }
+    }
+
+    /// Time goes by for interrupts that are held back; whether there are any.
+    fn throttle_time(&mut self) -> bool {
+        let setup = self.interrupt_setup();
+        self.interrupts.time(&setup)
     }
 
     /// Causes an interrupt, if it is not masked.

@@ -123,6 +123,9 @@ impl Model {
             self.count(if len < SHORTEST { "RUC" } else { "ROC" }, 0, 1);
             return;
         }
+        if self.takes_control(&frame) {
+            return;
+        }
         let passed = self.filter(&frame, &headers);
         self.count_arrival(&frame, passed.is_some());
         let Some(passed) = passed else { return };
@@ -139,6 +142,12 @@ impl Model {
         }
         self.receive.bytes += bytes.len();
         self.receive.buffer.push_back(Arrived { bytes, headers, passed, hash });
+        self.look_at_buffer();
+    }
+
+    /// Bytes in the packet buffer.
+    pub(crate) fn buffered(&self) -> usize {
+        self.receive.bytes
     }
 
     /// Puts the packet buffer's first frame into a queue, if there is room; whether something was done.
@@ -159,6 +168,7 @@ impl Model {
         }
         let Some(mut first) = self.receive.buffer.pop_front() else { return false };
         self.receive.bytes -= first.bytes.len();
+        self.look_at_buffer();
         let told = self.told(&first, strips);
         if strips {
             first.bytes.drain(TAG_AT..TAG_AT + TAG);

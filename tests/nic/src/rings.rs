@@ -94,6 +94,7 @@ impl Model {
         let problem = match name {
             "RXCTRL" => self.receive_is_not_ready(value),
             "RXCSUM" => self.rxcsum_is_wrong(value),
+            "FCCFG" | "MFLCN" => Self::flow_is_wrong(name, value),
             "MRQC" => self.mrqc_is_wrong(value),
             "ETQF" | "FTQF" | "SYNQF" => Self::classifier_is_missing(found, value),
             "MTQC" if self.value("RTTDCS") & ARBITER_OFF == 0 && value != self.value("MTQC") => {

@@ -85,7 +85,7 @@ impl Model {
     /// Works on one descriptor of one queue, each in turn; whether there was one.
     pub(crate) fn transmit_one(&mut self) -> bool {
         let halted = self.value("SECTXCTRL") & SECURITY_HALT != 0;
-        if self.value("DMATXCTL") & TX_ENABLE == 0 || halted || !self.link.up {
+        if self.value("DMATXCTL") & TX_ENABLE == 0 || halted || !self.link.up || self.is_paused() {
             return false;
         }
         for _ in 0..self.transmit.running.len() {
@@ -258,8 +258,9 @@ impl Model {
         Some(())
     }
 
-    /// Time goes by for descriptors that wait.
-    pub(crate) fn write_back_time(&mut self) {
+    /// Time goes by for descriptors that wait; whether there are any.
+    pub(crate) fn write_back_time(&mut self) -> bool {
+        let waits = self.transmit.running.iter().any(|part| part.timer.is_some());
         let mut due = Vec::new();
         for part in &mut self.transmit.running {
             if let Some(left) = &mut part.timer {
@@ -274,6 +275,7 @@ impl Model {
                 self.transmit.set_running(queue, false);
             }
         }
+        waits
     }
 }
 
