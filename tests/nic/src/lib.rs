@@ -18,6 +18,7 @@
 //! | `rings`, `receive`, `transmit` | descriptors, and the frames that they carry |
 //! | [`Wire`] (`wire`) | the other end of the cable |
 //! | `statistics` | counters |
+//! | [`Troubles`] (`trouble`) | what goes wrong with the device |
 //! | [`Random`] (`random`) | what a seed decides |
 //!
 //! The model is strict: each rule that a driver breaks is kept as a [`Fault`], and the device goes on as the hardware
@@ -49,6 +50,7 @@ mod statistics;
 #[cfg(test)]
 mod tests;
 mod transmit;
+mod trouble;
 mod values;
 mod wire;
 
@@ -60,4 +62,5 @@ pub use memory::{Dma, Mapped, Unreachable};
 pub use model::{Model, Settings};
 pub use random::Random;
 pub use sfp::Module;
+pub use trouble::{Semaphore, Tally, Troubles};
 pub use wire::{CableEnd, Wire, cable};

@@ -188,10 +188,12 @@ impl Model {
             "RXDCTL" if (was ^ now) & ENABLE != 0 => {
                 self.wait("RXDCTL", queue, ENABLE, was & ENABLE);
                 self.receive.set_running(queue, now & ENABLE != 0);
+                self.release(false, queue);
             }
             "TXDCTL" if (was ^ now) & ENABLE != 0 => {
                 self.wait("TXDCTL", queue, ENABLE, was & ENABLE);
                 self.transmit.set_running(queue, now & ENABLE != 0);
+                self.release(true, queue);
             }
             "TXDCTL" if value & FLUSH != 0 && self.write_back(queue).is_none() => {
                 self.transmit.set_running(queue, false);

@@ -4,6 +4,7 @@
 mod pausing;
 mod receiving;
 mod sending;
+mod troubled;
 
 use std::sync::Arc;
 
