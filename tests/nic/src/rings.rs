@@ -1,5 +1,6 @@
 //! Rings of descriptors: how a driver sets them up and hands descriptors over (datasheet, 4.6.7, 4.6.8, 7.1 and 7.2).
 
+use super::classify::etqf_is_wrong;
 use super::memory::{Dma, Unreachable};
 use super::model::Model;
 use super::registers::Found;
@@ -98,7 +99,8 @@ impl Model {
             "RXCSUM" => self.rxcsum_is_wrong(value),
             "FCCFG" | "MFLCN" => Self::flow_is_wrong(name, value),
             "MRQC" => self.mrqc_is_wrong(value),
-            "ETQF" | "FTQF" | "SYNQF" => Self::classifier_is_missing(found, value),
+            "ETQF" => etqf_is_wrong(value),
+            "FTQF" | "SYNQF" => Self::classifier_is_missing(found, value),
             "MTQC" if self.value("RTTDCS") & ARBITER_OFF == 0 && value != self.value("MTQC") => {
                 Some("RTTDCS.ARBDIS is to be set while it changes")
             }

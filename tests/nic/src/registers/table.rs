@@ -52,6 +52,7 @@ pub const TABLE: &[Register] = &[
     ro("FLOP", "8.2.3.2.9", 0x1013c),
     rw("GRC", "8.2.3.2", 0x10200, 0x0000_0002).status(0x0000_0001),
     // Flow control.
+    rw("PFCTOP", "8.2.3.3.1", 0x03008, ALL).reset(0x0101_8808),
     rw("FCTTV", "8.2.3.3.2", 0x03200, ALL).array(4, 4),
     // The datasheet has bits 4:0 reserved; Linux's register test, which cards pass, asks that bit 4 keeps what is written.
     rw("FCRTL", "8.2.3.3.3", 0x03220, 0x8007_fff0).array(8, 4),
@@ -87,11 +88,7 @@ pub const TABLE: &[Register] = &[
     rw("EITRSEL", "8.2.3.5.11", 0x00894, ALL),
     // Linux has 1950 for the vector of other causes, with two of the three bits below the interval's.
     rw("EITR", "8.2.3.5.12", 0x00820, 0x01ff_8ff8).clearing(0x8000_0000).ignored(0x7).array(24, 4),
-    rw("EITR", "8.2.3.5.12", 0x12300, 0x01ff_8ff8)
-        .clearing(0x8000_0000)
-        .ignored(0x7)
-        .array(105, 4)
-        .from(24),
+    rw("EITR", "8.2.3.5.12", 0x12300, 0x01ff_8ff8).clearing(0x8000_0000).ignored(0x7).array(105, 4).from(24),
     rw("IVAR", "8.2.3.5.16", 0x00900, 0xbfbf_bfbf).array(64, 4),
     rw("IVAR_MISC", "8.2.3.5.17", 0x00a00, 0x0000_bfbf),
     rw("GPIE", "8.2.3.5.18", 0x00898, 0xc000_fff7),
@@ -391,7 +388,6 @@ pub const TABLE: &[Register] = &[
     ro("PBACL", "8.2.2", 0x11068).array(2, 4),
     ro("PCIE_DIAG", "8.2.2", 0x11090).array(8, 4),
     ro("reserved", "8.2.2", 0x02000),
-    ro("reserved", "8.2.2", 0x03008),
     ro("reserved", "8.2.2", 0x03300),
     ro("reserved", "8.2.2", 0x03d04),
     ro("reserved", "8.2.2", 0x04210).array(2, 4),
