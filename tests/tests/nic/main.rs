@@ -6,6 +6,7 @@ mod ends;
 mod function;
 mod lab;
 mod traffic;
+mod troubles;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
