@@ -7,12 +7,12 @@
 //! | [`Model`] (`model`), `values` | the device: its registers, read and written, and what they keep |
 //! | [`Fault`] (`fault`) | what a driver did that it may not do |
 //! | [`Eeprom`] (`eeprom`), [`Module`] (`sfp`) | the board: its EEPROM, and the module in its cage |
-//! | `interrupts` | causes, masks, vectors |
+//! | `interrupts`, `lines` | causes, masks, vectors; whom they tell |
 //! | `link` | when the link is up |
-//! | [`Card`], [`Function`] (`function`), `config` | the model as a PCI function, its configuration space |
+//! | [`Card`], [`Function`] (`function`), `slot`, `config` | the model as a PCI function, for this process and for others; its configuration space |
 //! | [`Dma`], [`Mapped`] (`memory`) | the memory that it reaches |
 //! | `packet` | what is in a frame: headers and checksums |
-//! | `filters`, `rss` | which frames are received, and into which queue |
+//! | `filters`, `classify`, `rss` | which frames are received, and into which queue |
 //! | `flow` | flow control |
 //! | `offload` | what is done with frames that are sent |
 //! | `rings`, `receive`, `transmit` | descriptors, and the frames that they carry |
@@ -28,6 +28,7 @@
 // A device reaches the memory that was mapped for it (`memory`); nothing else is unsafe.
 #![deny(unsafe_code)]
 
+mod classify;
 mod config;
 mod eeprom;
 mod fault;
@@ -35,6 +36,7 @@ mod filters;
 mod flow;
 mod function;
 mod interrupts;
+mod lines;
 mod link;
 mod memory;
 mod model;
@@ -46,6 +48,7 @@ pub mod registers;
 mod rings;
 mod rss;
 mod sfp;
+mod slot;
 mod station;
 mod statistics;
 #[cfg(test)]

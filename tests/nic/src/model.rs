@@ -49,6 +49,10 @@ const RAH_VALID: u32 = 1 << 31;
 /// AUTOC.Restart_AN (8.2.3.22.19).
 const AUTOC_RESTART: u32 = 1 << 12;
 
+/// FDIRCTRL (8.2.3.21.1): memory is set aside for filters, and cleared when this is set.
+const FDIRCTRL_ALLOCATES: u32 = 3 << 0;
+const FDIRCTRL_INIT_DONE: u32 = 1 << 3;
+
 /// Frames received, and descriptors sent, that a step has at most.
 const MOST_WORK: usize = 32;
 
@@ -254,7 +258,7 @@ impl Model {
         }
         if register.access == Access::ReadWrite {
             let wrong = (value ^ register.reset) & register.reserved();
-            if wrong != 0 {
+            if wrong != 0 && !self.has_no_effect(&found) {
                 let expected = register.reset & register.reserved();
                 self.fault(
                     &found,
@@ -279,6 +283,12 @@ impl Model {
             self.ring_was_written(&found, value, was);
         }
         self.act(&found, value);
+    }
+
+    /// Whether nothing depends on a register, so that reserved bits in it do no harm: the threshold of a packet buffer of size
+    /// zero. Linux computes one from the size for each buffer, below zero for those.
+    fn has_no_effect(&self, found: &Found) -> bool {
+        found.register.name == "FCRTH" && self.value_of("RXPBSIZE", found.index) == 0
     }
 
     /// Keeps what was written, where the rules about other registers let it.
@@ -327,6 +337,10 @@ impl Model {
                 self.wait("EERD", 0, EERD_DONE, 0);
             }
             "AUTOC" if value & AUTOC_RESTART != 0 => self.restart_link(),
+            "FDIRCTRL" if value & FDIRCTRL_ALLOCATES != 0 => {
+                self.set_word(found.offset, self.word(found.offset) | FDIRCTRL_INIT_DONE);
+                self.wait("FDIRCTRL", 0, FDIRCTRL_INIT_DONE, 0);
+            }
             "AUTOC" | "AUTOC2" | "ESDP" => self.look_at_link(),
             "EITR" => self.interrupts.set_interval(found.index, value, &setup),
             "EICR" => self.interrupts.clear(Bits::of(value)),

@@ -125,6 +125,8 @@ impl Ip {
 pub(crate) struct Headers {
     /// The tag of a VLAN.
     pub(crate) tag: Option<u16>,
+    /// The EtherType behind the tag; less than 0x600 where a length is there.
+    pub(crate) kind: u16,
     pub(crate) ip: Option<Ip>,
 }
 
@@ -135,14 +137,15 @@ impl Headers {
         if word(frame, at) == Some(vlan) {
             (at, tag) = (16, word(frame, 14));
         }
-        let Some(mut kind) = word(frame, at) else { return Self { tag, ip: None } };
+        let Some(mut kind) = word(frame, at) else { return Self { tag, kind: 0, ip: None } };
+        let told = kind;
         at += 2;
         if kind < 0x600 && frame.get(at..at + 6) == Some(&SNAP) {
             kind = word(frame, at + 6).unwrap_or(0);
             at += 8;
         }
         let ip = if matches!(kind, IPV4 | IPV6) { ip(frame, at) } else { None };
-        Self { tag, ip: ip.filter(|ip| ip.v6 == (kind == IPV6)) }
+        Self { tag, kind: told, ip: ip.filter(|ip| ip.v6 == (kind == IPV6)) }
     }
 
     /// The packet's type as descriptors have it (7.1.6.2): a bit for each header.

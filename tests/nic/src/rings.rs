@@ -1,5 +1,6 @@
 //! Rings of descriptors: how a driver sets them up and hands descriptors over (datasheet, 4.6.7, 4.6.8, 7.1 and 7.2).
 
+use super::classify::etqf_is_wrong;
 use super::memory::{Dma, Unreachable};
 use super::model::Model;
 use super::registers::Found;
@@ -21,6 +22,7 @@ const RDRXCTL_STRIP: u32 = 1 << 1;
 pub(crate) const SRRCTL_TYPE: u32 = 7 << 25;
 pub(crate) const SRRCTL_ADVANCED: u32 = 1 << 25;
 const SRRCTL_SIZE: u32 = 0x1f;
+const SRRCTL_DROP: u32 = 1 << 28;
 
 /// Bytes of a descriptor.
 pub(crate) const DESCRIPTOR: usize = 16;
@@ -88,7 +90,8 @@ impl Model {
         }
     }
 
-    /// Whether what is written to a queue's register may be; it has no effect otherwise.
+    /// Whether what is written to a queue's register may be; it has no effect otherwise, but for the receiver's enable bit:
+    /// that it is set in the wrong order loses frames and does not keep it clear.
     pub(crate) fn may_write_ring(&mut self, found: &Found, value: u32) -> bool {
         let (name, queue) = (found.register.name, found.index);
         let problem = match name {
@@ -96,12 +99,15 @@ impl Model {
             "RXCSUM" => self.rxcsum_is_wrong(value),
             "FCCFG" | "MFLCN" => Self::flow_is_wrong(name, value),
             "MRQC" => self.mrqc_is_wrong(value),
-            "ETQF" | "FTQF" | "SYNQF" => Self::classifier_is_missing(found, value),
+            "ETQF" => etqf_is_wrong(value),
+            "FTQF" | "SYNQF" => Self::classifier_is_missing(found, value),
             "MTQC" if self.value("RTTDCS") & ARBITER_OFF == 0 && value != self.value("MTQC") => {
                 Some("RTTDCS.ARBDIS is to be set while it changes")
             }
             "RXDCTL" if self.starts(&RX, queue, value) => self.rx_is_not_ready(queue),
             "TXDCTL" if self.starts(&TX, queue, value) => self.tx_is_not_ready(queue),
+            // What becomes of frames without room may change at any time: Linux does so when the link comes up.
+            "SRRCTL" if (value ^ self.value_of("SRRCTL", queue)) & !SRRCTL_DROP == 0 => None,
             "RDBAL" | "RDBAH" | "RDLEN" | "RDH" | "SRRCTL" => self.is_in_use(&RX, queue),
             "TDBAL" | "TDBAH" | "TDLEN" | "TDH" | "TDWBAL" | "TDWBAH" => self.is_in_use(&TX, queue),
             "RDT" => self.tail_is_wrong(&RX, queue, value),
@@ -111,7 +117,7 @@ impl Model {
         if let Some(what) = problem {
             self.fault(found, value, what);
         }
-        problem.is_none()
+        problem.is_none() || name == "RXCTRL"
     }
 
     fn starts(&self, side: &Side, queue: u32, value: u32) -> bool {

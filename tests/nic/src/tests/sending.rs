@@ -180,6 +180,24 @@ fn one_that_is_no_longer_than_a_segment_is_sent_once() {
 }
 
 #[test]
+fn the_checksum_of_l4_alone_takes_no_version_of_ip() {
+    for kind in [TCP4, Kind { v6: true, ..TCP4 }] {
+        let (port, mut far) = Port::running(1, ADVANCED);
+        let mut data = unfinished(kind, false);
+        let ip = if kind.v6 { 40 } else { 20 };
+        let len = data.len();
+        if !kind.v6 {
+            // Its own checksum is the driver's.
+            data[24..26].copy_from_slice(&packet(kind)[24..26]);
+        }
+        // TUCMD has L4T only.
+        port.send_with(Setup { command: 0b0100, ip, ..PLAIN }, &data, 0, TXSM, len);
+        assert!(far.receive().unwrap() == packet(kind));
+        port.check();
+    }
+}
+
+#[test]
 fn what_is_asked_for_wrongly_is_a_fault_and_nothing_goes_out() {
     let cut = Setup { mss: 1000, ..PLAIN };
     let both = TXSM | IXSM;
