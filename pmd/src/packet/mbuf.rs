@@ -431,16 +431,24 @@ pub(super) struct HeaderMut<'a> {
     owner: core::marker::PhantomData<&'a mut Mbuf>,
 }
 
+const _: () = {
+    let start = core::mem::offset_of!(Header, data_offset);
+    assert!(start.is_multiple_of(8));
+    assert!(core::mem::offset_of!(Header, data_len) == start + 2);
+    assert!(core::mem::offset_of!(Header, packet_len) == start + 4);
+};
+
 impl HeaderMut<'_> {
     #[inline]
     pub(super) fn set_data(&mut self, offset: u16, len: u16, packet: u32) {
-        // SAFETY: the handle that this borrows owns the header; these fields are reached through it alone.
-        unsafe {
-            let header = self.header.as_ptr();
-            (*header).data_offset = offset;
-            (*header).data_len = len;
-            (*header).packet_len = packet;
-        }
+        let word = if cfg!(target_endian = "little") {
+            u64::from(offset) | u64::from(len) << 16 | u64::from(packet) << 32
+        } else {
+            u64::from(offset) << 48 | u64::from(len) << 32 | u64::from(packet)
+        };
+        // SAFETY: the handle that this borrows owns the header; these fields are reached through it alone. They are eight
+        // bytes that follow each other from a multiple of eight on (looked at below), and are written in one.
+        unsafe { (&raw mut (*self.header.as_ptr()).data_offset).cast::<u64>().write(word) };
     }
 
     #[inline]

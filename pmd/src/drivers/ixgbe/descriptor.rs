@@ -34,6 +34,12 @@ impl Received {
         self.0 & Self::END != 0
     }
 
+    /// Whether the buffer has all of its packet, if that did not begin before, and it is not damaged.
+    #[inline(always)]
+    pub(super) const fn is_whole(self) -> bool {
+        self.0 & (Self::END | Self::ERROR) == Self::END
+    }
+
     /// Whether the packet is damaged.
     #[inline(always)]
     pub(super) const fn is_damaged(self) -> bool {
@@ -111,13 +117,6 @@ impl Ring {
     #[inline(always)]
     pub(super) const fn size(&self) -> u16 {
         self.size
-    }
-
-    /// The index behind `index`, around the end.
-    #[inline(always)]
-    pub(super) const fn after(&self, index: u16) -> u16 {
-        let next = index + 1;
-        if next >= self.size { 0 } else { next }
     }
 
     #[inline(always)]
@@ -211,6 +210,6 @@ mod tests {
         ring.post(8, 1);
         ring.post(u16::MAX, 1);
         assert_eq!((ring.received(8), ring.is_sent(u16::MAX)), (None, false));
-        assert_eq!((ring.after(6), ring.after(7), ring.size()), (7, 0, 8));
+        assert_eq!(ring.size(), 8);
     }
 }

@@ -19,6 +19,7 @@
 //! | `init` | resets, and the set-up of what queues share |
 //! | `stats` | what the device counts |
 //! | `descriptor`, `rings` | descriptors, and where they lie |
+//! | `line` | what the device has of ours |
 //! | `rx`, `tx` | receiving and sending |
 //! | `unit` | a device, brought up and at rest |
 //! | `shared`, `watch` | what becomes of it while nobody calls |
@@ -27,6 +28,7 @@ mod descriptor;
 mod eeprom;
 mod error;
 mod init;
+mod line;
 mod link;
 mod options;
 mod registers;

@@ -172,7 +172,7 @@ impl<F: PciFunction> Unit<F> {
             let (pool, copied) = (plan.pool.clone(), Arc::clone(&plan.copied));
             let bar = Arc::clone(self.registers.bar());
             lane.only_polled();
-            lane.install(IxgbeTx::new(ring, queue.into(), pool, packets.clone(), copied, bar));
+            lane.install(IxgbeTx::new(ring, tdt(queue.into()), pool, packets.clone(), copied, bar));
             self.start_transmit(queue.into(), address, plan.tx_size)?;
         }
         for (queue, lane) in (0..plan.receives).zip(&lanes.rx) {
@@ -180,7 +180,7 @@ impl<F: PciFunction> Unit<F> {
             let made = unsafe { plan.memory.ring(2 * queue, plan.rx_size, &rings) };
             let (ring, address) = made.ok_or(IxgbeError::Ring { size: plan.rx_size })?;
             let bar = Arc::clone(self.registers.bar());
-            let rx = IxgbeRx::new(ring, queue.into(), plan.pool.clone(), packets.clone(), bar);
+            let rx = IxgbeRx::new(ring, rdt(queue.into()), plan.pool.clone(), packets.clone(), bar);
             lane.only_polled();
             // The lane keeps what the device may write from now on.
             lane.install(rx);
