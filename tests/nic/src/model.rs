@@ -1,7 +1,5 @@
 //! The device: its registers, what reading and writing them does, and the rules about that.
 
-use std::collections::HashMap;
-
 use super::eeprom::Eeprom;
 use super::fault::{Fault, Faults};
 use super::interrupts::{Bits, Interrupts, Mode, Setup, Signals, allocation};
@@ -83,8 +81,6 @@ impl Default for Settings {
 #[derive(Debug)]
 pub struct Model {
     pub(crate) words: Vec<u32>,
-    /// The first of the offsets, by a register's name and index.
-    pub(crate) places: HashMap<(&'static str, u32), u32>,
     pub(crate) waits: Vec<Wait>,
     faults: Faults,
     eeprom: Eeprom,
@@ -103,18 +99,8 @@ impl Model {
     /// A device that has just got its power.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let mut places = HashMap::new();
-        for register in TABLE {
-            for place in 0..register.count {
-                places.insert(
-                    (register.name, register.first + place),
-                    register.offset + place * register.stride,
-                );
-            }
-        }
         let mut model = Self {
             words: vec![0; registers::SPACE as usize / 4],
-            places,
             waits: Vec::new(),
             faults: Faults::default(),
             eeprom: settings.eeprom,
@@ -181,6 +167,7 @@ impl Model {
     pub fn step(&mut self) -> bool {
         self.waits_time();
         self.link_time();
+        self.write_back_time();
         let mut works = self.take_arrivals();
         for _ in 0..=self.random.below(MOST_WORK) {
             let receives_first = self.random.below(2) == 0;
@@ -267,7 +254,7 @@ impl Model {
             let was = self.word(found.offset);
             let kept = was & !register.kept | value & register.kept;
             self.write_kept(&found, value, kept);
-            self.ring_was_written(&found, was);
+            self.ring_was_written(&found, value, was);
         }
         self.act(&found, value);
     }

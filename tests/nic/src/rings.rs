@@ -3,6 +3,7 @@
 use super::memory::{Dma, Unreachable};
 use super::model::Model;
 use super::registers::Found;
+use super::transmit::FLUSH;
 
 /// RXDCTL.ENABLE and TXDCTL.ENABLE (8.2.3.8.6, 8.2.3.9.10).
 pub(crate) const ENABLE: u32 = 1 << 25;
@@ -92,6 +93,9 @@ impl Model {
         let (name, queue) = (found.register.name, found.index);
         let problem = match name {
             "RXCTRL" => self.receive_is_not_ready(value),
+            "RXCSUM" => self.rxcsum_is_wrong(value),
+            "MRQC" => self.mrqc_is_wrong(value),
+            "ETQF" | "FTQF" | "SYNQF" => Self::classifier_is_missing(found, value),
             "MTQC" if self.value("RTTDCS") & ARBITER_OFF == 0 && value != self.value("MTQC") => {
                 Some("RTTDCS.ARBDIS is to be set while it changes")
             }
@@ -138,7 +142,9 @@ impl Model {
     fn rx_is_not_ready(&self, queue: u32) -> Option<&'static str> {
         let srrctl = self.value_of("SRRCTL", queue);
         if !matches!(srrctl & SRRCTL_TYPE, 0 | SRRCTL_ADVANCED) {
-            return Some("SRRCTL.DESCTYPE is for buffers that the model has not: headers apart, or reserved");
+            return Some(
+                "SRRCTL.DESCTYPE asks for headers apart, which the model has not (packet split off), or is reserved",
+            );
         }
         if !(1..=16).contains(&(srrctl & SRRCTL_SIZE)) {
             return Some("SRRCTL.BSIZEPACKET is to be 1 to 16 KB");
@@ -175,7 +181,7 @@ impl Model {
     }
 
     /// A queue's control register, or a unit's, has its new value.
-    pub(crate) fn ring_was_written(&mut self, found: &Found, was: u32) {
+    pub(crate) fn ring_was_written(&mut self, found: &Found, value: u32, was: u32) {
         let (queue, now) = (found.index, self.value_of(found.register.name, found.index));
         match found.register.name {
             "RXDCTL" if (was ^ now) & ENABLE != 0 => {
@@ -185,6 +191,9 @@ impl Model {
             "TXDCTL" if (was ^ now) & ENABLE != 0 => {
                 self.wait("TXDCTL", queue, ENABLE, was & ENABLE);
                 self.transmit.set_running(queue, now & ENABLE != 0);
+            }
+            "TXDCTL" if value & FLUSH != 0 && self.write_back(queue).is_none() => {
+                self.transmit.set_running(queue, false);
             }
             "SECRXCTRL" if now & SECURITY_HALT != 0 => self.wait("SECRXSTAT", 0, 1, 0),
             "SECTXCTRL" if now & SECURITY_HALT != 0 => self.wait("SECTXSTAT", 0, 1, 0),
