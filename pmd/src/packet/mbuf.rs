@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicU16, Ordering};
 use thiserror::Error;
 
 use super::header::{ATTACHED, Attachment, BUFFER_OFFSET, DYNAMIC_LEN, Extension, Header, NO_DEVICE_ADDRESS};
+use super::metadata::Found;
 use super::share::{detach, release};
 use super::{HEADROOM, TxLengths};
 
@@ -436,6 +437,8 @@ const _: () = {
     assert!(start.is_multiple_of(8));
     assert!(core::mem::offset_of!(Header, data_len) == start + 2);
     assert!(core::mem::offset_of!(Header, packet_len) == start + 4);
+    let start = core::mem::offset_of!(Header, flags);
+    assert!(start.is_multiple_of(8) && core::mem::offset_of!(Header, hash) == start + 4);
 };
 
 impl HeaderMut<'_> {
@@ -455,6 +458,22 @@ impl HeaderMut<'_> {
     pub(super) fn set_flags(&mut self, flags: u32) {
         // SAFETY: as in `set_data`.
         unsafe { (*self.header.as_ptr()).flags = flags };
+    }
+
+    #[inline(always)]
+    pub(super) fn set_found(&mut self, found: Found) {
+        let Found { flags, hash, tag } = found;
+        let word = if cfg!(target_endian = "little") {
+            u64::from(flags) | u64::from(hash) << 32
+        } else {
+            u64::from(flags) << 32 | u64::from(hash)
+        };
+        // SAFETY: as in `set_data`.
+        unsafe {
+            let header = self.header.as_ptr();
+            (&raw mut (*header).flags).cast::<u64>().write(word);
+            (*header).vlan_tci = tag;
+        }
     }
 
     #[inline]

@@ -19,6 +19,7 @@ pub use burst::{Burst, MAX_BURST};
 pub use chain::{ChainError, Segments};
 pub use dynamic::{DynField, DynLayout};
 pub use mbuf::{Mbuf, TooShort};
+pub(crate) use metadata::Found;
 pub use offload::{Offload, TxLengths};
 pub use pool::{MbufPool, MbufPoolConfig, MbufPoolError};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wirerate_eal::mmio::Mmio;
 
-use super::descriptor::{Received, Ring};
+use super::descriptor::{Received, Ring, Stripped};
 use super::line::Line;
 use crate::drivers::reach::Reach;
 use crate::lane::Receive;
@@ -52,6 +52,7 @@ pub(super) struct IxgbeRx<B> {
     /// They stay here, or they would come out of the pool again and again.
     aside: Vec<Blank>,
     partial: Option<Partial>,
+    stripped: Stripped,
     registers: Arc<B>,
     /// Its tail register.
     doorbell: usize,
@@ -59,8 +60,15 @@ pub(super) struct IxgbeRx<B> {
 
 impl<B: Mmio> IxgbeRx<B> {
     /// Receives by `ring`, whose tail register is at `doorbell`, into buffers of `pool`. The ring is filled, and the device not
-    /// told yet: see [`ring_doorbell`](Self::ring_doorbell).
-    pub(super) fn new(ring: Ring, doorbell: usize, pool: MbufPool, reach: Reach, registers: Arc<B>) -> Self {
+    /// told yet: see [`ring_doorbell`](Self::ring_doorbell). `strips` says whether the device takes tags out.
+    pub(super) fn new(
+        ring: Ring,
+        doorbell: usize,
+        pool: MbufPool,
+        reach: Reach,
+        strips: bool,
+        registers: Arc<B>,
+    ) -> Self {
         let mut rx = Self {
             posted: Line::new(ring.size()),
             room: room_of(pool.data_room()) as usize * ROOM_STEP,
@@ -70,6 +78,7 @@ impl<B: Mmio> IxgbeRx<B> {
             reach,
             aside: Vec::new(),
             partial: None,
+            stripped: Stripped::new(strips),
             registers,
             doorbell,
         };
@@ -122,7 +131,7 @@ fn put_aside(aside: &mut Vec<Blank>, blank: Blank) {
 #[inline(never)]
 fn go_on(
     partial: &mut Option<Partial>,
-    room: usize,
+    (room, stripped): (usize, Stripped),
     blank: Blank,
     received: Received,
     filler: &mut Filler<'_>,
@@ -141,6 +150,10 @@ fn go_on(
             Partial { packet, spoilt }
         }
     };
+    let mut next = next;
+    if received.is_end() {
+        next.packet.note(received.found(stripped));
+    }
     if !received.is_end() {
         *partial = Some(next);
     } else if next.spoilt {
@@ -153,8 +166,8 @@ fn go_on(
 impl<B: Mmio> Receive for IxgbeRx<B> {
     #[inline]
     fn receive(&mut self, burst: &mut Burst, counters: &Counters) -> Result<(), Broken> {
-        let Self { ring, posted, partial, room, .. } = self;
-        let (most, room) = (burst.room(), *room);
+        let Self { ring, posted, partial, room, stripped, .. } = self;
+        let (most, room, stripped) = (burst.room(), *room, *stripped);
         let mut filler = burst.filler();
         posted.take(
             most,
@@ -163,12 +176,13 @@ impl<B: Mmio> Receive for IxgbeRx<B> {
                 let len = received.len();
                 let simple = received.is_whole() && partial.is_none() && len.wrapping_sub(1) < room;
                 if !simple {
-                    go_on(partial, room, blank, received, &mut filler, counters);
+                    go_on(partial, (room, stripped), blank, received, &mut filler, counters);
                     return;
                 }
                 prefetch(blank.buffer().as_ptr().wrapping_add(HEADROOM));
                 // SAFETY: the length was compared with the room, which every buffer has behind its headroom.
-                let packet = unsafe { blank.filled(HEADROOM as u16, len as u32) };
+                let mut packet = unsafe { blank.filled(HEADROOM as u16, len as u32) };
+                packet.note(received.found(stripped));
                 // There is room: no more buffers are looked at than the burst had room for packets.
                 let _ = filler.push(packet);
             },

@@ -10,8 +10,10 @@ use wirerate_mempool::RawHandle;
 
 use super::descriptor::{Ring, Sent};
 use super::line::Line;
+use super::offload::{Asked, Contexts};
 use crate::drivers::reach::Reach;
 use crate::lane::Transmit;
+use crate::net::complete::OffloadError;
 use crate::net::headers::Ethernet;
 use crate::packet::{Burst, Mbuf, MbufPool, Parked};
 use crate::port::{Counters, DropReason};
@@ -21,9 +23,10 @@ use crate::virtqueue::Broken;
 const REPORT: u16 = 32;
 /// Descriptors of a packet at most (7.2.1.1: 40 buffers).
 const MOST_PIECES: usize = 40;
-/// The fewest descriptors in a ring: when all reports came, there is room for a packet of as many as it can have.
+/// The fewest descriptors in a ring: when all reports came, there is room for a packet of as many as it can have, and a
+/// context.
 pub(super) const LEAST_SIZE: u16 = 128;
-const _: () = assert!(LEAST_SIZE as usize - 1 - (REPORT as usize - 1) >= MOST_PIECES);
+const _: () = assert!(LEAST_SIZE as usize - 1 - (REPORT as usize - 1) > MOST_PIECES);
 /// Bytes of the shortest packet that is sent: a header.
 const ETHERNET_LEN: usize = size_of::<Ethernet>();
 /// The longest packet that is sent: MAXFRS is below 16 KiB (8.2.3.22.13).
@@ -41,6 +44,8 @@ pub(super) struct IxgbeTx<B> {
     unreported: u16,
     /// Descriptors of which reports were asked, oldest first.
     reports: Line<u16>,
+    /// What the device was told to do with packets that ask for something.
+    contexts: Contexts,
     reach: Reach,
     /// Where packets are copied to that the device does not reach.
     pool: MbufPool,
@@ -68,6 +73,7 @@ impl<B: Mmio> IxgbeTx<B> {
             unreported: 0,
             // Reports are apart from each other.
             reports: Line::new(size / REPORT + 2),
+            contexts: Contexts::default(),
             ring,
             reach,
             pool,
@@ -96,7 +102,8 @@ impl<B: Mmio> IxgbeTx<B> {
             unreported += 1;
             let report = unreported >= REPORT;
             let place = filler.place();
-            ring.send(place, Sent { address, len: len as u16, packet: len as u32, end: true, report });
+            let (len16, packet_len) = (len as u16, len as u32);
+            ring.send(place, Sent { address, len: len16, packet: packet_len, end: true, report, asked: 0 });
             if report {
                 unreported = 0;
                 remember(reports, place);
@@ -111,21 +118,30 @@ impl<B: Mmio> IxgbeTx<B> {
         (sent, bytes)
     }
 
-    /// Sends the first packet, which is not simple: of several segments, out of reach, or of a length that cannot be. False
-    /// when there is no room for it.
-    #[cold]
+    /// Sends the first packet, which is not simple: it asks for something, has several segments, is out of reach, or of a
+    /// length that cannot be. False when there is no room for it.
+    #[inline(never)]
     fn send_special(&mut self, burst: &mut Burst, counters: &Counters, sent: &mut (u64, u64)) -> bool {
-        let Some(first) = burst.first() else { return false };
-        let wrong = match first.len() {
-            0..ETHERNET_LEN => Some(DropReason::TxTooShort),
-            ETHERNET_LEN..=LONGEST => None,
-            _ => Some(DropReason::TxTooLong),
+        let Some(first) = burst.first_mut() else { return false };
+        let mut prepare = || {
+            let asked = Asked::of(first).map_err(OffloadError::drop_reason)?;
+            let (len, longest) = (first.len(), asked.map_or(0, |asked| asked.segment));
+            match if longest > 0 { longest.min(len) } else { len } {
+                _ if len < ETHERNET_LEN => return Err(DropReason::TxTooShort),
+                0..=LONGEST => {}
+                _ => return Err(DropReason::TxTooLong),
+            }
+            asked.map_or(Ok(()), |asked| asked.make_ready(first)).map_err(OffloadError::drop_reason)?;
+            Ok(asked)
         };
-        if let Some(reason) = wrong {
-            counters.dropped(reason, 1);
-            burst.free_front(1);
-            return true;
-        }
+        let asked = match prepare() {
+            Ok(asked) => asked,
+            Err(reason) => {
+                counters.dropped(reason, 1);
+                burst.free_front(1);
+                return true;
+            }
+        };
         let (mut own, mut copy) = (pieces(&self.reach, first), None);
         if own.is_none() {
             // It waits until the pool has mbufs again.
@@ -139,22 +155,40 @@ impl<B: Mmio> IxgbeTx<B> {
             burst.free_front(1);
             return true;
         };
-        if usize::from(self.parked.room()) < pieces.len() {
+        let (context, is_new) = asked.map_or((0, false), |asked| self.contexts.find(&asked));
+        if usize::from(self.parked.room()) < pieces.len() + usize::from(is_new) {
             return false;
         }
-        let len = first.len();
-        let own = burst.drain_front(1).next();
+        // From here on it is not offered again.
         self.copied.fetch_add(u64::from(copy.is_some()), Ordering::Relaxed);
-        let Some(packet) = copy.or(own) else { return false };
+        let own = burst.drain_front(1).next();
+        let Some(mut packet) = copy.or(own) else { return false };
+        if asked.is_some_and(|asked| !asked.finish(&mut packet)) {
+            counters.dropped(DropReason::BadHeader, 1);
+            return true;
+        }
+        let len = packet.len();
         let home = *self.home.get_or_insert_with(|| packet.pool_handle());
         let mut packet = Some(Parked::new(packet, home));
         let mut filler = self.parked.filler();
+        let (mut bits, mut counted) = (0, len);
+        if let Some(asked) = asked {
+            if is_new {
+                self.ring.context(filler.place(), asked.numbered(context));
+                let _ = filler.push(Parked::nothing());
+                self.unreported += 1;
+            }
+            self.contexts.used(context, &asked);
+            (bits, counted) = (asked.bits(context), len - asked.headers);
+        }
         for (at, (address, piece)) in pieces.iter().enumerate() {
             let end = at + 1 == pieces.len();
             self.unreported += 1;
             let report = end && self.unreported >= REPORT;
             let place = filler.place();
-            self.ring.send(place, Sent { address: *address, len: *piece, packet: len as u32, end, report });
+            let packet_len = counted as u32;
+            let sent = Sent { address: *address, len: *piece, packet: packet_len, end, report, asked: bits };
+            self.ring.send(place, sent);
             if report {
                 self.unreported = 0;
                 remember(&mut self.reports, place);
@@ -202,7 +236,8 @@ fn pieces(reach: &Reach, packet: &Mbuf) -> Option<ArrayVec<(u64, u16), MOST_PIEC
     for mut left in packet.segments() {
         while !left.is_empty() {
             let (address, len) = reach.piece(NonNull::from(left).cast(), left.len())?;
-            pieces.try_push((address, u16::try_from(len).ok()?)).ok()?;
+            let len = len.min(LONGEST);
+            pieces.try_push((address, len as u16)).ok()?;
             left = left.get(len..)?;
         }
     }
