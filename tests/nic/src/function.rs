@@ -205,6 +205,9 @@ impl PciFunction for Function {
     }
 
     fn config_read(&self, offset: u16) -> u32 {
+        if self.card.model().is_removed() {
+            return u32::MAX;
+        }
         lock(&self.card.config).read(offset)
     }
 

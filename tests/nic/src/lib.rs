@@ -13,10 +13,12 @@
 //! | [`Dma`], [`Mapped`] (`memory`) | the memory that it reaches |
 //! | `packet` | what is in a frame: headers and checksums |
 //! | `filters`, `rss` | which frames are received, and into which queue |
+//! | `flow` | flow control |
 //! | `offload` | what is done with frames that are sent |
 //! | `rings`, `receive`, `transmit` | descriptors, and the frames that they carry |
 //! | [`Wire`] (`wire`) | the other end of the cable |
 //! | `statistics` | counters |
+//! | [`Troubles`] (`trouble`) | what goes wrong with the device |
 //! | [`Random`] (`random`) | what a seed decides |
 //!
 //! The model is strict: each rule that a driver breaks is kept as a [`Fault`], and the device goes on as the hardware
@@ -30,6 +32,7 @@ mod config;
 mod eeprom;
 mod fault;
 mod filters;
+mod flow;
 mod function;
 mod interrupts;
 mod link;
@@ -47,6 +50,7 @@ mod statistics;
 #[cfg(test)]
 mod tests;
 mod transmit;
+mod trouble;
 mod values;
 mod wire;
 
@@ -58,4 +62,5 @@ pub use memory::{Dma, Mapped, Unreachable};
 pub use model::{Model, Settings};
 pub use random::Random;
 pub use sfp::Module;
+pub use trouble::{Semaphore, Tally, Troubles};
 pub use wire::{CableEnd, Wire, cable};

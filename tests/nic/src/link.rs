@@ -72,6 +72,7 @@ impl Model {
     pub(crate) fn look_at_link(&mut self) {
         let laser = self.value("ESDP") & (ESDP_SDP3 | ESDP_SDP3_IS_OUTPUT) != ESDP_SDP3 | ESDP_SDP3_IS_OUTPUT;
         let up = self.link.cable
+            && !self.trouble.is_link_down()
             && self.has_module()
             && self.link.started
             && laser

@@ -2,6 +2,7 @@
 
 use super::eeprom::Eeprom;
 use super::fault::{Fault, Faults};
+use super::flow::Flow;
 use super::interrupts::{Bits, Interrupts, Mode, Setup, Signals, allocation};
 use super::link::{Link, STATUS_LINK_UP};
 use super::memory::Dma;
@@ -11,6 +12,7 @@ use super::registers::{self, Access, BAR_LEN, Found, TABLE};
 use super::rings::SECURITY_HALT;
 use super::sfp::{Bus, Module};
 use super::transmit::Transmit;
+use super::trouble::{Trouble, Troubles};
 use super::values::Wait;
 use super::wire::Wire;
 
@@ -63,6 +65,10 @@ pub struct Settings {
     pub cable: bool,
     /// Which of the two ports it is, 0 or 1.
     pub port: u8,
+    /// Whether faults are kept. What a driver may not do has no effect in any case.
+    pub strict: bool,
+    /// What goes wrong with it.
+    pub troubles: Troubles,
 }
 
 impl Default for Settings {
@@ -73,6 +79,8 @@ impl Default for Settings {
             module: Some(Module::default()),
             cable: true,
             port: 0,
+            strict: true,
+            troubles: Troubles::default(),
         }
     }
 }
@@ -91,8 +99,10 @@ pub struct Model {
     pub(crate) interrupts: Interrupts,
     pub(crate) dma: Option<Box<dyn Dma>>,
     pub(crate) wire: Option<Box<dyn Wire>>,
+    pub(crate) flow: Flow,
     pub(crate) receive: Receive,
     pub(crate) transmit: Transmit,
+    pub(crate) trouble: Trouble,
 }
 
 impl Model {
@@ -102,7 +112,7 @@ impl Model {
         let mut model = Self {
             words: vec![0; registers::SPACE as usize / 4],
             waits: Vec::new(),
-            faults: Faults::default(),
+            faults: Faults::new(settings.strict),
             eeprom: settings.eeprom,
             bus: Bus::new(settings.module),
             port: settings.port & 1,
@@ -111,8 +121,10 @@ impl Model {
             interrupts: Interrupts::new(),
             dma: None,
             wire: None,
+            flow: Flow::default(),
             receive: Receive::default(),
             transmit: Transmit::default(),
+            trouble: Trouble::new(settings.troubles),
         };
         model.reset();
         model
@@ -152,6 +164,8 @@ impl Model {
         self.set_value_of("MPSAR", 1, u32::MAX);
         self.waits.clear();
         (self.receive, self.transmit) = (Receive::default(), Transmit::default());
+        self.flow = Flow::default();
+        self.trouble.reset();
         self.wait("EEC", 0, EEC_AUTO_READ_DONE, 0);
         self.wait("RDRXCTL", 0, RDRXCTL_INIT_DONE, 0);
         self.interrupts.reset();
@@ -163,12 +177,19 @@ impl Model {
         self.wire = Some(wire);
     }
 
-    /// Lets time go by, and does some of what there is to do, in an order that the seed says; whether there was something.
+    /// Lets time go by, and does some of what there is to do, in an order that the seed says; whether there was something,
+    /// or something waits for its time.
     pub fn step(&mut self) -> bool {
+        if self.is_removed() {
+            return false;
+        }
         self.waits_time();
         self.link_time();
-        self.write_back_time();
-        let mut works = self.take_arrivals();
+        let mut works = self.trouble_time();
+        works |= self.write_back_time();
+        works |= self.flow_time();
+        works |= self.throttle_time();
+        works |= self.take_arrivals();
         for _ in 0..=self.random.below(MOST_WORK) {
             let receives_first = self.random.below(2) == 0;
             let done = receives_first && self.receive_one() || self.transmit_one() || self.receive_one();
@@ -182,7 +203,7 @@ impl Model {
 
     /// Reads a register. What is not there reads as zero, and outside of the BAR as ones.
     pub fn read32(&mut self, offset: u32) -> u32 {
-        if offset as usize >= BAR_LEN {
+        if !self.trouble.access() || offset as usize >= BAR_LEN {
             return u32::MAX;
         }
         let Some(found) = self.find(offset, 0) else { return 0 };
@@ -216,12 +237,13 @@ impl Model {
             (_, Access::ReadClear) => self.set_word(found.offset, 0),
             _ => {}
         }
-        self.as_shown(found.offset, value)
+        let value = self.as_shown(found.offset, value);
+        self.trouble.shown(name, value)
     }
 
     /// Writes a register. What is not there, or is not to be written, keeps its value.
     pub fn write32(&mut self, offset: u32, value: u32) {
-        if offset as usize >= BAR_LEN {
+        if !self.trouble.access() || offset as usize >= BAR_LEN {
             return;
         }
         let Some(found) = self.find(offset, value) else { return };
@@ -284,6 +306,10 @@ impl Model {
     fn act(&mut self, found: &Found, value: u32) {
         let setup = self.interrupt_setup();
         match found.register.name {
+            "CTRL" if value & CTRL_RESET != 0 && self.trouble.hangs() => {
+                let kept = self.word(found.offset) | CTRL_RESET;
+                self.set_word(found.offset, kept);
+            }
             "CTRL" if value & (CTRL_RESET | CTRL_LINK_RESET) != 0 => {
                 self.reset();
                 self.wait("CTRL", 0, CTRL_RESET, value & CTRL_RESET);
@@ -295,12 +321,14 @@ impl Model {
                 self.set_word(found.offset, kept);
             }
             "EERD" if value & EERD_START != 0 => {
-                let word = self.eeprom.word((value >> 2 & 0x3fff) as u16);
+                let at = (value >> 2 & 0x3fff) as u16;
+                let word = self.trouble.word(at, self.eeprom.word(at));
                 self.set_word(found.offset, u32::from(word) << 16 | value & 0xfffc | EERD_DONE);
                 self.wait("EERD", 0, EERD_DONE, 0);
             }
             "AUTOC" if value & AUTOC_RESTART != 0 => self.restart_link(),
             "AUTOC" | "AUTOC2" | "ESDP" => self.look_at_link(),
+            "EITR" => self.interrupts.set_interval(found.index, value, &setup),
             "EICR" => self.interrupts.clear(Bits::of(value)),
             "EICS" => self.interrupts.raise(Bits::of(value), &setup),
             "EICS_EX" => self.interrupts.raise(Bits::of_half(found.index, value), &setup),
@@ -378,6 +406,12 @@ impl Model {
             auto_mask,
             ivar_misc: self.value("IVAR_MISC"),
         }
+    }
+
+    /// Time goes by for interrupts that are held back; whether there are any.
+    fn throttle_time(&mut self) -> bool {
+        let setup = self.interrupt_setup();
+        self.interrupts.time(&setup)
     }
 
     /// Causes an interrupt, if it is not masked.

@@ -94,6 +94,7 @@ impl Model {
         let problem = match name {
             "RXCTRL" => self.receive_is_not_ready(value),
             "RXCSUM" => self.rxcsum_is_wrong(value),
+            "FCCFG" | "MFLCN" => Self::flow_is_wrong(name, value),
             "MRQC" => self.mrqc_is_wrong(value),
             "ETQF" | "FTQF" | "SYNQF" => Self::classifier_is_missing(found, value),
             "MTQC" if self.value("RTTDCS") & ARBITER_OFF == 0 && value != self.value("MTQC") => {
@@ -187,10 +188,12 @@ impl Model {
             "RXDCTL" if (was ^ now) & ENABLE != 0 => {
                 self.wait("RXDCTL", queue, ENABLE, was & ENABLE);
                 self.receive.set_running(queue, now & ENABLE != 0);
+                self.release(false, queue);
             }
             "TXDCTL" if (was ^ now) & ENABLE != 0 => {
                 self.wait("TXDCTL", queue, ENABLE, was & ENABLE);
                 self.transmit.set_running(queue, now & ENABLE != 0);
+                self.release(true, queue);
             }
             "TXDCTL" if value & FLUSH != 0 && self.write_back(queue).is_none() => {
                 self.transmit.set_running(queue, false);

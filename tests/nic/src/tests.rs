@@ -1,8 +1,10 @@
 //! Frames through rings, by a small driver that keeps the rules, and what is found when it does not.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod pausing;
 mod receiving;
 mod sending;
+mod troubled;
 
 use std::sync::Arc;
 

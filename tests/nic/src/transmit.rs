@@ -6,6 +6,7 @@ use super::model::Model;
 use super::offload::{Asked, Context};
 use super::receive::halves;
 use super::rings::{DESCRIPTOR, Ring, SECURITY_HALT, TX, TX_ENABLE};
+use super::trouble::Write;
 
 /// Bits of a descriptor's second half (7.2.3.2.2 and 7.2.3.2.4).
 const TYPE: u64 = 0xf << 20;
@@ -84,8 +85,8 @@ impl Transmit {
 impl Model {
     /// Works on one descriptor of one queue, each in turn; whether there was one.
     pub(crate) fn transmit_one(&mut self) -> bool {
-        let halted = self.value("SECTXCTRL") & SECURITY_HALT != 0;
-        if self.value("DMATXCTL") & TX_ENABLE == 0 || halted || !self.link.up {
+        let halted = self.value("SECTXCTRL") & SECURITY_HALT != 0 || self.trouble.is_stuck();
+        if self.value("DMATXCTL") & TX_ENABLE == 0 || halted || !self.link.up || self.is_paused() {
             return false;
         }
         for _ in 0..self.transmit.running.len() {
@@ -108,6 +109,7 @@ impl Model {
     fn take_descriptor(&mut self, queue: u32, ring: Ring) -> Option<()> {
         let at = ring.at(ring.head);
         let mut descriptor = [0; DESCRIPTOR];
+        self.trouble.fetch();
         self.dma_read(("TDBAL", queue), at, &mut descriptor)?;
         let (low, word) = halves(&descriptor);
         let is_context = word & ADVANCED != 0 && word & TYPE == TYPE_CONTEXT;
@@ -244,22 +246,25 @@ impl Model {
         let Some(last) = used.iter().rfind(|used| used.report) else { return Some(()) };
         let low = self.value_of("TDWBAL", queue);
         if low & HEAD_WRITE_BACK != 0 {
-            let place = u64::from(self.value_of("TDWBAH", queue)) << 32 | u64::from(low & !3);
-            self.dma_write(("TDWBAL", queue), place, &last.head.to_le_bytes())?;
-        } else {
-            for used in &used {
-                // Where descriptors are gathered, some go back although nobody asked.
-                if used.report || self.random.below(2) == 0 {
-                    self.dma_write(("TDBAL", queue), used.at + 12, &used.done)?;
-                }
+            let address = u64::from(self.value_of("TDWBAH", queue)) << 32 | u64::from(low & !3);
+            return self.put_back(true, queue, &[four("TDWBAL", address, last.head.to_le_bytes())]);
+        }
+        let mut writes = Vec::with_capacity(used.len());
+        for used in &used {
+            // Where descriptors are gathered, some go back although nobody asked.
+            if used.report || self.random.below(2) == 0 {
+                writes.push(four("TDBAL", used.at + 12, used.done));
             }
         }
-        self.raise_queue(queue, true);
-        Some(())
+        self.put_back(true, queue, &writes)
     }
 
-    /// Time goes by for descriptors that wait.
-    pub(crate) fn write_back_time(&mut self) {
+    /// Time goes by for descriptors that wait; whether there are any.
+    pub(crate) fn write_back_time(&mut self) -> bool {
+        let waits = self.transmit.running.iter().any(|part| part.timer.is_some());
+        if self.trouble.is_stuck() {
+            return false;
+        }
         let mut due = Vec::new();
         for part in &mut self.transmit.running {
             if let Some(left) = &mut part.timer {
@@ -274,7 +279,14 @@ impl Model {
                 self.transmit.set_running(queue, false);
             }
         }
+        waits
     }
+}
+
+fn four(register: &'static str, address: u64, [a, b, c, d]: [u8; 4]) -> Write {
+    let mut bytes = [0; DESCRIPTOR];
+    bytes[..4].copy_from_slice(&[a, b, c, d]);
+    Write { register, address, bytes, len: 4 }
 }
 
 /// What is wrong with a descriptor that has data.

@@ -9,6 +9,7 @@ mod offloads;
 mod packets;
 mod steering;
 mod traffic;
+mod troubles;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

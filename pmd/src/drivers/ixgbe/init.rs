@@ -28,6 +28,8 @@ const RESET_TIME: Duration = Duration::from_millis(100);
 const SETTLE: Duration = Duration::from_millis(10);
 /// How long each further step of 4.6.3 may take.
 const STEP_TIME: Duration = Duration::from_millis(500);
+/// How long the data path may take to halt, which takes microseconds; the thread may be kept from looking.
+const HALT_TIME: Duration = Duration::from_millis(100);
 
 /// Resets the device: it lets go of all memory, and is as its EEPROM says. Interrupts are off (4.6.3, steps 1 to 5).
 ///
@@ -179,7 +181,7 @@ pub(super) fn transmit_on<B: Mmio>(registers: &Registers<B>) {
 /// [`IxgbeError`] when the path is not halted.
 pub(super) fn receive_on<B: Mmio>(registers: &Registers<B>) -> Result<(), IxgbeError> {
     registers.set(SECRXCTRL, SECRXCTRL_RX_DIS);
-    let halted = registers.wait("halting reception", SECRXSTAT, SECRXSTAT_RDY, SECRXSTAT_RDY, STEP_TIME);
+    let halted = registers.wait("halting reception", SECRXSTAT, SECRXSTAT_RDY, SECRXSTAT_RDY, HALT_TIME);
     registers.set(RXCTRL, RXCTRL_RXEN);
     registers.clear(SECRXCTRL, SECRXCTRL_RX_DIS);
     registers.flush();
