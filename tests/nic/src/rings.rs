@@ -13,6 +13,8 @@ pub(crate) const RX_ENABLE: u32 = 1 << 0;
 pub(crate) const TX_ENABLE: u32 = 1 << 0;
 /// SECRXCTRL.RX_DIS and SECTXCTRL.TX_DIS (8.2.3.12).
 pub(crate) const SECURITY_HALT: u32 = 1 << 1;
+/// CTRL_EXT.EXTENDED_VLAN (8.2.3.1.3).
+const EXTENDED_VLAN: u32 = 1 << 26;
 /// RTTDCS.ARBDIS (8.2.3.10.2).
 const ARBITER_OFF: u32 = 1 << 6;
 /// Checksums are cut off, as two registers have to agree on: HLREG0.RXCRCSTRP and RDRXCTL.CRCStrip (4.6.7).
@@ -95,6 +97,8 @@ impl Model {
         let (name, queue) = (found.register.name, found.index);
         let problem = match name {
             "RXCTRL" => self.receive_is_not_ready(value),
+            "CTRL_EXT" => (value & EXTENDED_VLAN != 0)
+                .then_some("EXTENDED_VLAN asks for two tags in each frame, which the model has not"),
             "RXCSUM" => self.rxcsum_is_wrong(value),
             "FCCFG" | "MFLCN" => Self::flow_is_wrong(name, value),
             "MRQC" => self.mrqc_is_wrong(value),

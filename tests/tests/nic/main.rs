@@ -2,10 +2,15 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bring_up;
+mod captures;
 mod ends;
 mod function;
 mod lab;
+mod offloads;
+mod packets;
+mod steering;
 mod traffic;
+mod troubles;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,5 +45,14 @@ fn eventually(what: &str, so: impl Fn() -> bool) {
     while !so() {
         assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Does it until it says so.
+fn eventually_mut(what: &str, mut so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !so() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::yield_now();
     }
 }

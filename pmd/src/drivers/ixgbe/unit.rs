@@ -10,12 +10,13 @@ use wirerate_mempool::Memory;
 
 use super::descriptor::DESCRIPTOR;
 use super::error::IxgbeError;
+use super::filters;
 use super::init::{self, Filter};
 use super::link::{self, Media};
 use super::registers::{
-    DCA_RXCTRL_MUST_BE_0, DCA_TXCTRL_WRITE_BACK_RO, DCTL_ENABLE, DCTL_SWFLSH, Registers, SRRCTL_ADVANCED,
-    SRRCTL_DROP_EN, dca_rxctrl, dca_txctrl, rdbah, rdbal, rdh, rdlen, rdt, rxdctl, srrctl, tdbah, tdbal, tdh,
-    tdlen, tdt, txdctl,
+    DCA_RXCTRL_MUST_BE_0, DCA_TXCTRL_WRITE_BACK_RO, DCTL_ENABLE, DCTL_SWFLSH, RXDCTL_VME, Registers,
+    SRRCTL_ADVANCED, SRRCTL_DROP_EN, dca_rxctrl, dca_txctrl, rdbah, rdbal, rdh, rdlen, rdt, rxdctl, srrctl,
+    tdbah, tdbal, tdh, tdlen, tdt, txdctl,
 };
 use super::rings::RingMemory;
 use super::rx::{IxgbeRx, room_of};
@@ -25,6 +26,7 @@ use crate::drivers::reach::{Range, Reach};
 use crate::lane::Lanes;
 use crate::net::MacAddress;
 use crate::packet::MbufPool;
+use crate::port::RssConfig;
 
 /// How long a queue may take to be enabled or disabled. Devices need some microseconds.
 const QUEUE_TIME: Duration = Duration::from_millis(100);
@@ -90,6 +92,12 @@ pub(super) struct Plan {
     pub(super) pool: MbufPool,
     pub(super) mac: MacAddress,
     pub(super) filter: Filter,
+    /// Whether tags are taken out of received frames.
+    pub(super) strips: bool,
+    /// The only VLANs that are received; none receives all.
+    pub(super) vlans: Option<Vec<u16>>,
+    /// How received frames are spread over queues.
+    pub(super) rss: Option<RssConfig>,
     /// Addresses that are received for, too.
     pub(super) addresses: Vec<MacAddress>,
     /// Bytes of the longest frame, frame check sequence included and tags not.
@@ -158,6 +166,11 @@ impl<F: PciFunction> Unit<F> {
         }
         init::set_filter(&self.registers, plan.filter);
         init::set_longest_frame(&self.registers, plan.longest);
+        for vlan in plan.vlans.iter().flatten() {
+            filters::set_vlan(&self.registers, *vlan, true);
+        }
+        filters::set_vlan_filter(&self.registers, plan.vlans.is_some());
+        filters::set_rss(&self.registers, plan.rss.as_ref());
         let mappings = self.mappings.as_ref().ok_or(IxgbeError::NotMapped)?;
         let rings = Mappings::reach(std::slice::from_ref(&mappings.rings));
         let packets = Mappings::reach(&mappings.pool);
@@ -172,7 +185,7 @@ impl<F: PciFunction> Unit<F> {
             let (pool, copied) = (plan.pool.clone(), Arc::clone(&plan.copied));
             let bar = Arc::clone(self.registers.bar());
             lane.only_polled();
-            lane.install(IxgbeTx::new(ring, queue.into(), pool, packets.clone(), copied, bar));
+            lane.install(IxgbeTx::new(ring, tdt(queue.into()), pool, packets.clone(), copied, bar));
             self.start_transmit(queue.into(), address, plan.tx_size)?;
         }
         for (queue, lane) in (0..plan.receives).zip(&lanes.rx) {
@@ -180,7 +193,8 @@ impl<F: PciFunction> Unit<F> {
             let made = unsafe { plan.memory.ring(2 * queue, plan.rx_size, &rings) };
             let (ring, address) = made.ok_or(IxgbeError::Ring { size: plan.rx_size })?;
             let bar = Arc::clone(self.registers.bar());
-            let rx = IxgbeRx::new(ring, queue.into(), plan.pool.clone(), packets.clone(), bar);
+            let rx =
+                IxgbeRx::new(ring, rdt(queue.into()), plan.pool.clone(), packets.clone(), plan.strips, bar);
             lane.only_polled();
             // The lane keeps what the device may write from now on.
             lane.install(rx);
@@ -204,6 +218,8 @@ impl<F: PciFunction> Unit<F> {
         registers.clear(dca_rxctrl(queue), DCA_RXCTRL_MUST_BE_0);
         registers.write(rdh(queue), 0);
         registers.write(rdt(queue), 0);
+        let strips = if plan.strips { RXDCTL_VME } else { 0 };
+        registers.change(rxdctl(queue), RXDCTL_VME, strips);
         registers.set(rxdctl(queue), DCTL_ENABLE);
         registers.wait("enabling a receive queue", rxdctl(queue), DCTL_ENABLE, DCTL_ENABLE, QUEUE_TIME)?;
         Ok(())
