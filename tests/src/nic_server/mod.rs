@@ -25,6 +25,8 @@ use crate::wait;
 mod backend;
 mod plug;
 mod pump;
+#[cfg(test)]
+mod tests;
 
 use backend::Backend;
 use plug::Plug;

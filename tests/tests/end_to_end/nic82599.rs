@@ -5,11 +5,14 @@
 //! A guest has two cards. For Linux a cable joins them, and one is in a network namespace of its own in the guest; for
 //! forwarders each has a wire to the test.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use tempfile::TempDir;
+use vfio_user::Client;
 use wirerate_tests::guest::{self, DPDK_IXGBE, Guest, Machine, Nic, Order, Wire, pci_machine};
 use wirerate_tests::needs::{Need, trial};
 use wirerate_tests::nic_server::{Cable, NicServer, Wires};
@@ -40,6 +43,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("nic82599::linux_by_vectors", NEEDS_LINUX, linux_by_vectors),
         trial("nic82599::linux_by_the_line", NEEDS_LINUX, linux_by_the_line),
         trial("nic82599::dpdk_and_ours_forward", NEEDS, forward),
+        trial("nic82599::the_server_tells_what_was_broken", &[], tells),
     ]
 }
 
@@ -280,4 +284,26 @@ fn forward() -> Result<()> {
         Ok(())
     });
     forwarded.with_context(|| format!("{}\n{}", server.faults().join("\n"), server.counters().join("\n")))
+}
+
+/// The program that serves cards says what a driver did, and ends with its input.
+fn tells() -> Result<()> {
+    let folder = scratch::directory("nic82599")?;
+    let sockets = ["one", "other"].map(|name| folder.path().join(name));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wirerate-nic-server"));
+    command.args(&sockets).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut program = command.spawn()?;
+    let mut lines = BufReader::new(program.stdout.take().context("no output")?).lines();
+    let mut next = || lines.next().context("no line")?.context("reading its output");
+    ensure!(next()? == "serving");
+    let mut driver = Client::new(&sockets[1]).context("connecting to the second")?;
+    // CTRL is to be written with its reserved bits as they are.
+    driver.region_write(0, 0, &1_u32.to_le_bytes())?;
+    let told = next()?;
+    ensure!(told.starts_with("card 1: fault: CTRL 0x1: reserved bits"), "{told}");
+    drop(program.stdin.take());
+    let status = program.wait()?;
+    ensure!(status.code() == Some(1), "it ended with {status}");
+    ensure!(sockets.iter().all(|socket| !socket.exists()), "its sockets stay");
+    Ok(())
 }
