@@ -53,6 +53,21 @@ pub enum Cable {
     Wires(Wires),
 }
 
+/// What cards are like.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// Of all that the datasheet leaves open; when accesses come is not.
+    pub seed: u64,
+    /// Whether configuration space lists MSI-X: without, drivers have to do with MSI.
+    pub has_msix: bool,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self { seed: 1, has_msix: true }
+    }
+}
+
 /// Cards that are served. Their sockets go away with the value.
 #[derive(Debug)]
 pub struct NicServer {
@@ -64,21 +79,20 @@ pub struct NicServer {
 }
 
 impl NicServer {
-    /// Serves a card for each of `cables`, on the sockets `nic0`, `nic1`... in `folder`, which is the caller's own. All that
-    /// the datasheet leaves open comes from `seed`, but for when accesses come.
+    /// Serves a card for each of `cables`, on the sockets `nic0`, `nic1`... in `folder`, which is the caller's own.
     ///
     /// # Errors
     /// When a socket cannot be made, or a cable leads to a card that is not there.
-    pub fn start(folder: &Path, seed: u64, cables: Vec<Cable>) -> Result<Self> {
+    pub fn start(folder: &Path, manner: Manner, cables: Vec<Cable>) -> Result<Self> {
         let sockets: Vec<_> = (0..cables.len()).map(|index| folder.join(format!("nic{index}"))).collect();
-        Self::on(sockets, seed, cables)
+        Self::on(sockets, manner, cables)
     }
 
     /// The same, on sockets that are named.
     ///
     /// # Errors
     /// When a socket cannot be made, or a cable leads to a card that is not there.
-    pub fn on(sockets: Vec<PathBuf>, seed: u64, cables: Vec<Cable>) -> Result<Self> {
+    pub fn on(sockets: Vec<PathBuf>, manner: Manner, cables: Vec<Cable>) -> Result<Self> {
         ensure!(sockets.len() == cables.len(), "as many sockets as cables");
         let leads = |index: usize| !matches!(cables[index], Cable::None);
         let mut cards = Vec::new();
@@ -86,7 +100,7 @@ impl NicServer {
             let number = u8::try_from(index).ok().filter(|number| *number < 8).context("too many cards")?;
             let is_led_to = index > 0 && matches!(cables[index - 1], Cable::Next);
             let settings = Settings {
-                seed: seed.wrapping_add(index as u64),
+                seed: manner.seed.wrapping_add(index as u64),
                 eeprom: Eeprom::new([0x90, 0xe2, 0xba, 0x12, 0x34, 0x56 + number]),
                 cable: leads(index) || is_led_to,
                 ..Settings::default()
@@ -118,7 +132,8 @@ impl NicServer {
             let listener = Server::new(&socket, true, interrupts(), regions())
                 .with_context(|| format!("making {}", socket.display()))?;
             server.sockets.push(socket);
-            let (ends, mut backend) = (Arc::clone(&server.ends), Backend::new(card, pump.work()));
+            let (ends, mut backend) =
+                (Arc::clone(&server.ends), Backend::new(card, pump.work(), manner.has_msix));
             server.threads.push(std::thread::spawn(move || {
                 while !ends.load(Ordering::Relaxed) {
                     // One that breaks off is as one that goes: the next may come.

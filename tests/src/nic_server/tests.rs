@@ -15,6 +15,8 @@ const CONFIG: u32 = vfio::VFIO_PCI_CONFIG_REGION_INDEX;
 const BY_EVENTS: u32 = vfio::VFIO_IRQ_SET_ACTION_TRIGGER | vfio::VFIO_IRQ_SET_DATA_EVENTFD;
 const OFF: u32 = vfio::VFIO_IRQ_SET_ACTION_TRIGGER | vfio::VFIO_IRQ_SET_DATA_NONE;
 
+const SEED: Manner = Manner { seed: 7, has_msix: true };
+
 fn read(client: &mut Client, region: u32, offset: u64) -> u32 {
     let mut bytes = [0; 4];
     client.region_read(region, offset, &mut bytes).unwrap();
@@ -43,7 +45,7 @@ fn becomes(mut what: impl FnMut() -> bool) -> bool {
 #[test]
 fn a_card_is_there_for_one_after_the_other() {
     let folder = tempfile::tempdir().unwrap();
-    let server = NicServer::start(folder.path(), 7, vec![Cable::Next, Cable::None]).unwrap();
+    let server = NicServer::start(folder.path(), SEED, vec![Cable::Next, Cable::None]).unwrap();
     for _ in 0..2 {
         let mut client = Client::new(server.socket(0).unwrap()).unwrap();
         assert_eq!(read(&mut client, CONFIG, 0), 0x10fb_8086);
@@ -66,13 +68,34 @@ fn a_card_is_there_for_one_after_the_other() {
         client.shutdown().unwrap();
     }
     server.expect_no_fault().unwrap();
-    assert!(NicServer::start(folder.path(), 7, vec![Cable::Next]).is_err(), "there is nothing at its end");
+    assert!(NicServer::start(folder.path(), SEED, vec![Cable::Next]).is_err(), "there is nothing at its end");
+}
+
+#[test]
+fn a_card_without_msix_has_the_other_capabilities() {
+    let folder = tempfile::tempdir().unwrap();
+    for has_msix in [true, false] {
+        let manner = Manner { has_msix, ..SEED };
+        let server = NicServer::start(folder.path(), manner, vec![Cable::None]).unwrap();
+        let mut client = Client::new(server.socket(0).unwrap()).unwrap();
+        let (mut at, mut kinds) = (read(&mut client, CONFIG, 0x34) & 0xff, Vec::new());
+        while at != 0 {
+            let head = read(&mut client, CONFIG, at.into());
+            kinds.push(head & 0xff);
+            at = head >> 8 & 0xff;
+        }
+        let msix = kinds.iter().position(|kind| *kind == 0x11);
+        assert_eq!((msix.is_some(), kinds.len()), (has_msix, if has_msix { 4 } else { 3 }), "{kinds:x?}");
+        let mut byte = [0];
+        client.region_read(CONFIG, 0x51, &mut byte).unwrap();
+        assert_eq!(byte, [if has_msix { 0x70 } else { 0xa0 }]);
+    }
 }
 
 #[test]
 fn memory_is_there_until_it_is_taken_away() {
     let folder = tempfile::tempdir().unwrap();
-    let server = NicServer::start(folder.path(), 7, vec![Cable::None]).unwrap();
+    let server = NicServer::start(folder.path(), SEED, vec![Cable::None]).unwrap();
     let memory = tempfile::tempfile().unwrap();
     memory.set_len(0x2000).unwrap();
     memory.write_all_at(b"there", 0x1000).unwrap();
@@ -100,9 +123,9 @@ fn memory_is_there_until_it_is_taken_away() {
 #[test]
 fn what_is_asked_for_wrongly_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let server = NicServer::start(folder.path(), 7, vec![Cable::None]).unwrap();
+    let server = NicServer::start(folder.path(), SEED, vec![Cable::None]).unwrap();
     let card = Arc::clone(server.card(0).unwrap());
-    let mut backend = Backend::new(card, server.pump.as_ref().unwrap().work());
+    let mut backend = Backend::new(card, server.pump.as_ref().unwrap().work(), true);
     let (msix, none) = (vfio::VFIO_PCI_MSIX_IRQ_INDEX, vfio::VFIO_IRQ_SET_DATA_NONE);
     let mut answer = |index, flags, start, count| {
         let events = vec![File::from(event())];
@@ -136,7 +159,7 @@ fn what_is_asked_for_wrongly_is_refused() {
 fn frames_go_between_a_wire_and_a_card() {
     let folder = tempfile::tempdir().unwrap();
     let wire = crate::guest::Wire::new(folder.path(), "wire").unwrap();
-    let server = NicServer::start(folder.path(), 7, vec![Cable::Wires(Wires::to(&wire))]).unwrap();
+    let server = NicServer::start(folder.path(), SEED, vec![Cable::Wires(Wires::to(&wire))]).unwrap();
     let mut client = Client::new(server.socket(0).unwrap()).unwrap();
     // A receiver that counts: 4.6.7, without a queue.
     assert!(becomes(|| read(&mut client, BAR, 0x42a4) == 0x7000_0000));

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use vfio_user::Client;
 use wirerate_tests::guest::{self, DPDK_IXGBE, Guest, Machine, Nic, Order, Wire, pci_machine};
 use wirerate_tests::needs::{Need, trial};
-use wirerate_tests::nic_server::{Cable, NicServer, Wires};
+use wirerate_tests::nic_server::{Cable, Manner, NicServer, Wires};
 use wirerate_tests::{exclusive, scratch};
 
 use crate::pci::{DPDK, OURS, VFIO, exchange, logged};
@@ -42,6 +42,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("nic82599::linux_by_vectors", NEEDS_LINUX, linux_by_vectors),
         trial("nic82599::linux_by_the_line", NEEDS_LINUX, linux_by_the_line),
+        trial("nic82599::linux_by_one_message", NEEDS_LINUX, linux_by_one_message),
+        trial("nic82599::linux_behind_an_iommu", NEEDS_LINUX, linux_behind_an_iommu),
         trial("nic82599::dpdk_and_ours_forward", NEEDS, forward),
         trial("nic82599::the_server_tells_what_was_broken", &[], tells),
     ]
@@ -56,11 +58,11 @@ struct Lab {
 }
 
 impl Lab {
-    fn boot(words: &str) -> Result<Self> {
+    fn boot(manner: Manner, change: impl FnOnce(Machine) -> Machine) -> Result<Self> {
         let folder = scratch::directory("nic82599")?;
-        let server = NicServer::start(folder.path(), 1, vec![Cable::Next, Cable::None])?;
+        let server = NicServer::start(folder.path(), manner, vec![Cable::Next, Cable::None])?;
         let mut machine = Machine::new("nic82599").processors(2).memory(512);
-        machine = machine.only_modules(&["ixgbe", "8021q"]).kernel_arguments(words);
+        machine = change(machine.only_modules(&["ixgbe", "8021q"]));
         for program in ["ethtool", "iperf3"] {
             machine = machine.program(program);
         }
@@ -132,7 +134,7 @@ impl Lab {
 /// All that Linux's driver does with a card, with a vector for each queue.
 fn linux_by_vectors() -> Result<()> {
     let _turn = exclusive::processors();
-    Lab::boot("")?.run(|lab| {
+    Lab::boot(Manner::default(), |machine| machine)?.run(|lab| {
         lab.part()?;
         lab.ethtool("eth0", &["Speed: 10000Mb/s", "Port: FIBRE", "Link detected: yes"])?;
         lab.ethtool("-k eth0", &["tcp-segmentation-offload: on", "rx-checksumming: on"])?;
@@ -250,17 +252,44 @@ fn looks(lab: &mut Lab) -> Result<()> {
 /// With neither kind of messages there is one interrupt, for all. Then Linux's test of the card is about interrupts, too.
 fn linux_by_the_line() -> Result<()> {
     let _turn = exclusive::processors();
-    Lab::boot("pci=nomsi")?.run(|lab| {
-        lab.part()?;
-        let line = lab.near("grep eth0 /proc/interrupts")?;
-        ensure!(line.contains("IO-APIC"), "{line}");
-        lab.far("sh -c \"iperf3 --server >/tmp/iperf3 2>&1 &\"; sleep 0.5")?;
-        for reverse in [false, true] {
-            lab.guest.iperf3_tcp(FAR, 16, reverse)?;
-        }
+    Lab::boot(Manner::default(), |machine| machine.kernel_arguments("pci=nomsi"))?.run(|lab| {
+        one_interrupt(lab, "IO-APIC")?;
         lab.test_card()?;
         lab.server.expect_no_fault()
     })
+}
+
+/// Without MSI-X there is one message, for all.
+fn linux_by_one_message() -> Result<()> {
+    let _turn = exclusive::processors();
+    let manner = Manner { has_msix: false, ..Manner::default() };
+    Lab::boot(manner, |machine| machine)?.run(|lab| one_interrupt(lab, "PCI-MSI"))
+}
+
+/// The device reaches no memory but what the driver has mapped, and as long as it has.
+fn linux_behind_an_iommu() -> Result<()> {
+    let _turn = exclusive::processors();
+    let strict = |machine: Machine| machine.iommu(48).kernel_arguments("iommu=nopt iommu.strict=1");
+    Lab::boot(Manner::default(), strict)?.run(|lab| {
+        lab.part()?;
+        lab.guest.ping(FAR, 3, 1400)?;
+        lab.near("ip link set eth0 down; ip link set eth0 up")?;
+        lab.reach()?;
+        lab.guest.expect_no_fault()?;
+        lab.server.expect_no_fault()
+    })
+}
+
+/// One interrupt, of this kind, is enough.
+fn one_interrupt(lab: &mut Lab, kind: &str) -> Result<()> {
+    lab.part()?;
+    let line = lab.near("grep eth0 /proc/interrupts")?;
+    ensure!(line.contains(kind) && line.lines().count() == 1, "no {kind} alone:\n{line}");
+    lab.far("sh -c \"iperf3 --server >/tmp/iperf3 2>&1 &\"; sleep 0.5")?;
+    for reverse in [false, true] {
+        lab.guest.iperf3_tcp(FAR, 16, reverse)?;
+    }
+    lab.server.expect_no_fault()
 }
 
 /// DPDK's testpmd, then ours, on the same cards, by VFIO and an IOMMU.
@@ -271,7 +300,7 @@ fn forward() -> Result<()> {
     let folder = scratch::directory("nic82599")?;
     let wires = [Wire::new(folder.path(), "left")?, Wire::new(folder.path(), "right")?];
     let cables = wires.each_ref().map(|wire| Cable::Wires(Wires::to(wire)));
-    let server = NicServer::start(folder.path(), 1, cables.into())?;
+    let server = NicServer::start(folder.path(), Manner::default(), cables.into())?;
     for index in [0, 1] {
         machine = machine.nic(Nic::vfio_user(server.socket(index)?));
     }
