@@ -50,7 +50,7 @@ const RAH_VALID: u32 = 1 << 31;
 const AUTOC_RESTART: u32 = 1 << 12;
 
 /// FDIRCTRL (8.2.3.21.1): memory is set aside for filters, and cleared when this is set.
-const FDIRCTRL_ALLOCATES: u32 = 3 << 0;
+const FDIRCTRL_ALLOCATES: u32 = 3;
 const FDIRCTRL_INIT_DONE: u32 = 1 << 3;
 
 /// Frames received, and descriptors sent, that a step has at most.
@@ -314,7 +314,6 @@ impl Model {
 
     /// What writing does beyond that.
     fn act(&mut self, found: &Found, value: u32) {
-        let setup = self.interrupt_setup();
         match found.register.name {
             "CTRL" if value & CTRL_RESET != 0 && self.trouble.hangs() => {
                 let kept = self.word(found.offset) | CTRL_RESET;
@@ -342,6 +341,16 @@ impl Model {
                 self.wait("FDIRCTRL", 0, FDIRCTRL_INIT_DONE, 0);
             }
             "AUTOC" | "AUTOC2" | "ESDP" => self.look_at_link(),
+            "EITR" | "EICR" | "EICS" | "EICS_EX" | "EIMS" | "EIMS_EX" | "EIMC" | "EIMC_EX" => {
+                self.act_on_interrupts(found, value);
+            }
+            _ => {}
+        }
+    }
+
+    fn act_on_interrupts(&mut self, found: &Found, value: u32) {
+        let setup = self.interrupt_setup();
+        match found.register.name {
             "EITR" => self.interrupts.set_interval(found.index, value, &setup),
             "EICR" => self.interrupts.clear(Bits::of(value)),
             "EICS" => self.interrupts.raise(Bits::of(value), &setup),
@@ -424,8 +433,12 @@ impl Model {
 
     /// Time goes by for interrupts that are held back; whether there are any.
     fn throttle_time(&mut self) -> bool {
+        if !self.interrupts.waits() {
+            return false;
+        }
         let setup = self.interrupt_setup();
-        self.interrupts.time(&setup)
+        self.interrupts.time(&setup);
+        true
     }
 
     /// Causes an interrupt, if it is not masked.
