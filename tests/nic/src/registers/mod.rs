@@ -200,8 +200,11 @@ fn place_of(key: u128) -> usize {
     (mixed >> (64 - PLACES.ilog2())) as usize
 }
 
-/// The pieces of each register, by its name: in the place that is its, or behind.
-static BY_NAME: LazyLock<Vec<Option<(u128, Vec<&'static Register>)>>> = LazyLock::new(|| {
+/// The pieces of a register, with its name.
+type Named = (u128, Vec<&'static Register>);
+
+/// Registers by their names: each in the place that is its, or behind.
+static BY_NAME: LazyLock<Vec<Option<Named>>> = LazyLock::new(|| {
     let mut places = vec![None; PLACES];
     for register in TABLE {
         let name = key(register.name);
