@@ -3,8 +3,11 @@
 
 mod bring_up;
 mod ends;
+mod exchange;
 mod function;
 mod lab;
+mod meddler;
+mod mutations;
 mod traffic;
 
 use std::sync::Arc;
