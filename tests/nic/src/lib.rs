@@ -14,6 +14,7 @@
 //! | `rings`, `receive`, `transmit` | descriptors, and the frames that they carry |
 //! | [`Wire`] (`wire`) | the other end of the cable |
 //! | `statistics` | counters |
+//! | [`Physical`] (`vf`) | a virtual function's view of the device, and the physical function that it talks to |
 //! | [`Random`] (`random`) | what a seed decides |
 //!
 //! The model is strict: each rule that a driver breaks is kept as a [`Fault`], and the device goes on as the hardware
@@ -41,6 +42,7 @@ mod statistics;
 mod tests;
 mod transmit;
 mod values;
+mod vf;
 mod wire;
 
 pub use eeprom::Eeprom;
@@ -51,4 +53,5 @@ pub use memory::{Dma, Mapped, Unreachable};
 pub use model::{Model, Settings};
 pub use random::Random;
 pub use sfp::Module;
+pub use vf::{Manner, Physical};
 pub use wire::{CableEnd, Wire, cable};
