@@ -11,6 +11,8 @@
 //! | `link` | when the link is up |
 //! | [`Card`], [`Function`] (`function`), `config` | the model as a PCI function, its configuration space |
 //! | [`Dma`], [`Mapped`] (`memory`) | the memory that it reaches |
+//! | `packet` | what is in a frame: headers and checksums |
+//! | `filters`, `rss` | which frames are received, and into which queue |
 //! | `rings`, `receive`, `transmit` | descriptors, and the frames that they carry |
 //! | [`Wire`] (`wire`) | the other end of the cable |
 //! | `statistics` | counters |
@@ -27,15 +29,18 @@
 mod config;
 mod eeprom;
 mod fault;
+mod filters;
 mod function;
 mod interrupts;
 mod link;
 mod memory;
 mod model;
+mod packet;
 mod random;
 mod receive;
 pub mod registers;
 mod rings;
+mod rss;
 mod sfp;
 mod statistics;
 #[cfg(test)]

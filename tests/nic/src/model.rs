@@ -1,7 +1,5 @@
 //! The device: its registers, what reading and writing them does, and the rules about that.
 
-use std::collections::HashMap;
-
 use super::eeprom::Eeprom;
 use super::fault::{Fault, Faults};
 use super::interrupts::{Bits, Interrupts, Mode, Setup, Signals, allocation};
@@ -87,8 +85,6 @@ impl Default for Settings {
 #[derive(Debug)]
 pub struct Model {
     pub(crate) words: Vec<u32>,
-    /// The first of the offsets, by a register's name and index.
-    pub(crate) places: HashMap<(&'static str, u32), u32>,
     pub(crate) waits: Vec<Wait>,
     faults: Faults,
     eeprom: Eeprom,
@@ -109,19 +105,9 @@ impl Model {
     /// A device that has just got its power.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let mut places = HashMap::new();
-        for register in TABLE {
-            for place in 0..register.count {
-                places.insert(
-                    (register.name, register.first + place),
-                    register.offset + place * register.stride,
-                );
-            }
-        }
         let mac = settings.eeprom.mac();
         let mut model = Self {
             words: vec![0; registers::SPACE as usize / 4],
-            places,
             waits: Vec::new(),
             faults: Faults::default(),
             eeprom: settings.eeprom,

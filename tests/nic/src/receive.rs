@@ -1,39 +1,60 @@
-//! Frames from the wire into memory (datasheet, 7.1): filters of addresses, the packet buffer, and descriptors.
+//! Frames from the wire into memory (datasheet, 7.1): the packet buffer, queues, and what descriptors tell of a frame.
 
 use std::collections::VecDeque;
 
+use super::filters::Passed;
 use super::interrupts::{Bits, RX_MISS};
 use super::model::Model;
+use super::packet::{CRC32, Headers, L4, crc};
 use super::rings::{
     DESCRIPTOR, HLREG0_STRIP, RX, RX_ENABLE, Ring, SECURITY_HALT, SRRCTL_ADVANCED, SRRCTL_TYPE,
 };
+use super::rss::Hash;
 use super::statistics::FCS;
 
-/// FCTRL (8.2.3.7.1).
-const ALL_MULTICAST: u32 = 1 << 8;
-const ALL_UNICAST: u32 = 1 << 9;
-const BROADCAST: u32 = 1 << 10;
-/// MCSTCTRL.MFE (8.2.3.7.3), RAH.AV (8.2.3.7.9).
-const MULTICAST_FILTER: u32 = 1 << 2;
-const ADDRESS_VALID: u32 = 1 << 31;
-/// SRRCTL.Drop_En (8.2.3.8.7).
+/// SRRCTL.Drop_En (8.2.3.8.7), RXDCTL.VME (8.2.3.8.6).
 const DROP: u32 = 1 << 28;
+const STRIP_VLAN: u32 = 1 << 30;
 /// HLREG0.JUMBOEN (8.2.3.22.8).
 const JUMBO: u32 = 1 << 2;
+/// RXCSUM (8.2.3.7.5): fragments' checksums are told, and whether hashes are in their place.
+const FRAGMENT_CHECKSUM: u32 = 1 << 12;
+const HASH_TOLD: u32 = 1 << 13;
 
 /// Bytes of the shortest frame, and of the longest without jumbo frames, both with the checksum.
 const SHORTEST: usize = 64;
 const LONGEST: usize = 1518;
+/// Bytes of a tag with its EtherType, which no limit counts (8.2.3.22.13), and where it is.
+const TAG: usize = 4;
+const TAG_AT: usize = 12;
 
-/// Status of a descriptor (7.1.6.2): done, and the frame's last.
+/// Status of a descriptor (7.1.6.2): done, the frame's last, tagged, checksums of UDP, of L4 and of IP looked at, passed by
+/// a hash. A legacy descriptor has the same in 8 bits (7.1.5).
 const DONE: u8 = 1 << 0;
 const END: u8 = 1 << 1;
+const TAGGED: u8 = 1 << 3;
+const UDP_SUM: u8 = 1 << 4;
+const L4_SUM: u8 = 1 << 5;
+const IP_SUM: u8 = 1 << 6;
+const BY_HASH: u8 = 1 << 7;
+/// Errors, the upper ones of 12 bits in an advanced descriptor, and those of 8 in a legacy one: of L4's checksum, of IP's.
+const L4_ERROR: u8 = 1 << 6;
+const IP_ERROR: u8 = 1 << 7;
+
+/// A frame in the packet buffer, and what was found in it.
+#[derive(Debug)]
+struct Arrived {
+    bytes: Vec<u8>,
+    headers: Headers,
+    passed: Passed,
+    hash: Hash,
+}
 
 /// Frames on their way in.
 #[derive(Debug, Default)]
 pub(crate) struct Receive {
     /// The packet buffer.
-    buffer: VecDeque<Vec<u8>>,
+    buffer: VecDeque<Arrived>,
     bytes: usize,
     running: Vec<u32>,
 }
@@ -44,6 +65,38 @@ impl Receive {
         if on {
             self.running.push(queue);
         }
+    }
+}
+
+/// What a frame's last descriptor tells.
+#[derive(Debug, Clone, Copy, Default)]
+struct Told {
+    hash: Hash,
+    packet_type: u16,
+    status: u8,
+    errors: u8,
+    tag: u16,
+}
+
+impl Told {
+    /// An advanced descriptor as it is written back (7.1.6.2).
+    fn advanced(self, len: u16) -> [u8; DESCRIPTOR] {
+        let low =
+            u64::from(self.hash.kind) | u64::from(self.packet_type) << 4 | u64::from(self.hash.value) << 32;
+        let high = u64::from(self.status)
+            | u64::from(self.errors) << 24
+            | u64::from(len) << 32
+            | u64::from(self.tag) << 48;
+        (u128::from(low) | u128::from(high) << 64).to_le_bytes()
+    }
+
+    /// The upper half of a legacy one (7.1.5).
+    fn legacy(self, len: u16) -> [u8; DESCRIPTOR / 2] {
+        let high = u64::from(len)
+            | u64::from(self.status) << 32
+            | u64::from(self.errors) << 40
+            | u64::from(self.tag) << 48;
+        high.to_le_bytes()
     }
 }
 
@@ -60,55 +113,32 @@ impl Model {
         some
     }
 
-    fn arrive(&mut self, mut frame: Vec<u8>) {
+    fn arrive(&mut self, frame: Vec<u8>) {
+        let headers = Headers::of(&frame, self.vlan_type());
         let len = frame.len() + FCS;
-        let longest =
-            if self.value("HLREG0") & JUMBO != 0 { (self.value("MAXFRS") >> 16) as usize } else { LONGEST };
+        let jumbo = self.value("HLREG0") & JUMBO != 0;
+        let most = if jumbo { (self.value("MAXFRS") >> 16) as usize } else { LONGEST };
+        let longest = most + if headers.tag.is_some() { TAG } else { 0 };
         if len < SHORTEST || len > longest {
             self.count(if len < SHORTEST { "RUC" } else { "ROC" }, 0, 1);
             return;
         }
-        let accepted = self.accepts(&frame);
-        self.count_arrival(&frame, accepted);
-        if !accepted {
-            return;
-        }
+        let passed = self.filter(&frame, &headers);
+        self.count_arrival(&frame, passed.is_some());
+        let Some(passed) = passed else { return };
         let room = self.value("RXPBSIZE") as usize;
         if self.receive.bytes + len > room {
             self.count("MPC", 0, 1);
             self.raise(Bits::of(RX_MISS));
             return;
         }
+        let hash = self.hash(&frame, &headers);
+        let mut bytes = frame;
         if self.value("HLREG0") & HLREG0_STRIP == 0 {
-            frame.extend(checksum(&frame).to_le_bytes());
+            bytes.extend(crc(CRC32, &bytes).to_le_bytes());
         }
-        self.receive.bytes += frame.len();
-        self.receive.buffer.push_back(frame);
-    }
-
-    /// Whether a frame's destination is one of this port's (7.1.1.1).
-    fn accepts(&self, frame: &[u8]) -> bool {
-        let &[a, b, c, d, e, f, ..] = frame else { return false };
-        let fctrl = self.value("FCTRL");
-        if [a, b, c, d, e, f] == [0xff; 6] {
-            return fctrl & BROADCAST != 0;
-        }
-        let low = u32::from_le_bytes([a, b, c, d]);
-        let high = ADDRESS_VALID | u32::from(u16::from_le_bytes([e, f]));
-        let is_exact =
-            (0..128).any(|index| self.value_of("RAH", index) == high && self.value_of("RAL", index) == low);
-        if is_exact {
-            return true;
-        }
-        if a & 1 == 0 {
-            return fctrl & ALL_UNICAST != 0;
-        }
-        let control = self.value("MCSTCTRL");
-        // Which 12 bits of the address are looked up is what MO says.
-        let shift = 4 - (control & 3) - u32::from(control & 3 == 3);
-        let bits = u32::from(u16::from_le_bytes([e, f])) >> shift & 0xfff;
-        let is_listed = self.value_of("MTA", bits >> 5) >> (bits & 0x1f) & 1 == 1;
-        fctrl & ALL_MULTICAST != 0 || control & MULTICAST_FILTER != 0 && is_listed
+        self.receive.bytes += bytes.len();
+        self.receive.buffer.push_back(Arrived { bytes, headers, passed, hash });
     }
 
     /// Puts the packet buffer's first frame into a queue, if there is room; whether something was done.
@@ -116,9 +146,10 @@ impl Model {
         if self.value("RXCTRL") & RX_ENABLE == 0 || self.value("SECRXCTRL") & SECURITY_HALT != 0 {
             return false;
         }
-        // All go to queue 0: the model does not spread them.
-        let queue = 0;
-        let Some(len) = self.receive.buffer.front().map(Vec::len) else { return false };
+        let Some(first) = self.receive.buffer.front() else { return false };
+        let queue = self.queue_of(first.hash);
+        let strips = first.headers.tag.is_some() && self.value_of("RXDCTL", queue) & STRIP_VLAN != 0;
+        let len = first.bytes.len() - if strips { TAG } else { 0 };
         let srrctl = self.value_of("SRRCTL", queue);
         let size = (srrctl as usize & 0x1f) * 1024;
         let (ring, runs) = (self.ring(&RX, queue), self.receive.running.contains(&queue));
@@ -126,12 +157,16 @@ impl Model {
         if !has_room && (srrctl & DROP == 0 || !runs) {
             return false;
         }
-        let Some(frame) = self.receive.buffer.pop_front() else { return false };
-        self.receive.bytes -= frame.len();
+        let Some(mut first) = self.receive.buffer.pop_front() else { return false };
+        self.receive.bytes -= first.bytes.len();
+        let told = self.told(&first, strips);
+        if strips {
+            first.bytes.drain(TAG_AT..TAG_AT + TAG);
+        }
         if !has_room {
             self.count_queue_drop(queue);
-        } else if self.deliver(queue, ring, &frame, size).is_some() {
-            self.count_queue(queue, frame.len(), false);
+        } else if self.deliver(queue, ring, &first.bytes, size, told).is_some() {
+            self.count_queue(queue, first.bytes.len(), false);
             self.raise_queue(queue, false);
         } else {
             // Memory was not reached: what comes after is unknown, so the queue does nothing any more.
@@ -140,7 +175,40 @@ impl Model {
         true
     }
 
-    fn deliver(&mut self, queue: u32, mut ring: Ring, frame: &[u8], size: usize) -> Option<()> {
+    /// What is told of a frame whose tag is stripped or not.
+    fn told(&mut self, frame: &Arrived, strips: bool) -> Told {
+        let Arrived { bytes, headers, passed, hash } = frame;
+        let hash = if self.value("RXCSUM") & HASH_TOLD == 0 { Hash::default() } else { *hash };
+        let mut told =
+            Told { hash, packet_type: headers.packet_type(), status: DONE | END, ..Told::default() };
+        if let Some(tag) = headers.tag {
+            told.status |= TAGGED;
+            told.tag = if strips { tag } else { 0 };
+        }
+        if *passed == Passed::ByHash {
+            told.status |= BY_HASH;
+        }
+        let Some(ip) = &headers.ip else { return told };
+        if !ip.v6 {
+            told.status |= IP_SUM;
+            told.errors |= if ip.is_right(bytes) { 0 } else { IP_ERROR };
+        }
+        match ip.l4_is_right(bytes) {
+            Some(is_right) => {
+                told.status |= L4_SUM | if ip.l4 == Some(L4::Udp) { UDP_SUM } else { 0 };
+                told.errors |= if is_right { 0 } else { L4_ERROR };
+            }
+            // The hardware calls some UDP frames without a checksum wrong, as Linux's and DPDK's drivers know.
+            None if ip.l4 == Some(L4::Udp) && self.random.below(2) == 0 => {
+                told.status |= L4_SUM | UDP_SUM;
+                told.errors |= L4_ERROR;
+            }
+            None => {}
+        }
+        told
+    }
+
+    fn deliver(&mut self, queue: u32, mut ring: Ring, frame: &[u8], size: usize, told: Told) -> Option<()> {
         let is_advanced = self.value_of("SRRCTL", queue) & SRRCTL_TYPE == SRRCTL_ADVANCED;
         let mut chunks = frame.chunks(size).peekable();
         while let Some(chunk) = chunks.next() {
@@ -156,14 +224,13 @@ impl Model {
                 );
             }
             self.dma_write(("RDT", queue), address, chunk)?;
-            let status = DONE | if chunks.peek().is_none() { END } else { 0 };
-            let len = (chunk.len() as u16).to_le_bytes();
+            let told = if chunks.peek().is_none() { told } else { self.not_told() };
+            let len = chunk.len() as u16;
             let done = if is_advanced {
-                // No hash, no type of packet, no errors: the model does not look into frames.
-                [0, 0, 0, 0, 0, 0, 0, 0, status, 0, 0, 0, len[0], len[1], 0, 0]
+                told.advanced(len)
             } else {
                 let mut done = descriptor;
-                done[8..].copy_from_slice(&[len[0], len[1], 0, 0, status, 0, 0, 0]);
+                done[DESCRIPTOR / 2..].copy_from_slice(&told.legacy(len));
                 done
             };
             self.dma_write(("RDBAL", queue), at, &done)?;
@@ -172,17 +239,28 @@ impl Model {
         }
         Some(())
     }
+
+    /// What a descriptor that is not a frame's last has: only that it is done, and its length, mean something (7.1.5).
+    fn not_told(&mut self) -> Told {
+        let noise = self.random.bits().to_le_bytes();
+        let value = u32::from_le_bytes([noise[0], noise[1], noise[2], noise[3]]);
+        let hash = Hash { kind: noise[4] & 0xf, value };
+        let tag = u16::from_le_bytes([noise[5], noise[6]]);
+        Told { hash, packet_type: u16::from(noise[7] & 0x7f), status: DONE, errors: 0, tag }
+    }
+
+    /// Whether RXCSUM can be so (8.2.3.7.5).
+    pub(crate) fn rxcsum_is_wrong(&self, value: u32) -> Option<&'static str> {
+        if value & (FRAGMENT_CHECKSUM | HASH_TOLD) == FRAGMENT_CHECKSUM {
+            return Some("IPPCSE without PCSD asks for checksums of fragments, which the model has not");
+        }
+        (value != self.value("RXCSUM") && self.value("RXCTRL") & RX_ENABLE != 0)
+            .then_some("it is only to be written while RXCTRL.RXEN is clear")
+    }
 }
 
 /// The two quad words of a descriptor.
 pub(crate) fn halves(descriptor: &[u8; DESCRIPTOR]) -> (u64, u64) {
     let whole = u128::from_le_bytes(*descriptor);
     (whole as u64, (whole >> 64) as u64)
-}
-
-/// The frame's check sequence (IEEE 802.3, 3.2.9).
-pub(crate) fn checksum(frame: &[u8]) -> u32 {
-    !frame.iter().fold(u32::MAX, |sum, byte| {
-        (0..8).fold(sum ^ u32::from(*byte), |sum, _| sum >> 1 ^ if sum & 1 == 1 { 0xedb8_8320 } else { 0 })
-    })
 }

@@ -92,6 +92,9 @@ impl Model {
         let (name, queue) = (found.register.name, found.index);
         let problem = match name {
             "RXCTRL" => self.receive_is_not_ready(value),
+            "RXCSUM" => self.rxcsum_is_wrong(value),
+            "MRQC" => self.mrqc_is_wrong(value),
+            "ETQF" | "FTQF" | "SYNQF" => Self::classifier_is_missing(found, value),
             "MTQC" if self.value("RTTDCS") & ARBITER_OFF == 0 && value != self.value("MTQC") => {
                 Some("RTTDCS.ARBDIS is to be set while it changes")
             }
@@ -138,7 +141,9 @@ impl Model {
     fn rx_is_not_ready(&self, queue: u32) -> Option<&'static str> {
         let srrctl = self.value_of("SRRCTL", queue);
         if !matches!(srrctl & SRRCTL_TYPE, 0 | SRRCTL_ADVANCED) {
-            return Some("SRRCTL.DESCTYPE is for buffers that the model has not: headers apart, or reserved");
+            return Some(
+                "SRRCTL.DESCTYPE asks for headers apart, which the model has not (packet split off), or is reserved",
+            );
         }
         if !(1..=16).contains(&(srrctl & SRRCTL_SIZE)) {
             return Some("SRRCTL.BSIZEPACKET is to be 1 to 16 KB");

@@ -1,6 +1,7 @@
 //! What registers keep, by name, and bits that take their time to show it.
 
 use super::model::Model;
+use super::registers::{offset_of, offsets_of};
 
 /// Bits that a register does not show yet as they will be.
 #[derive(Debug, Clone, Copy)]
@@ -30,11 +31,16 @@ impl Model {
 
     /// What one of an array keeps; zero if there is none.
     pub(crate) fn value_of(&self, name: &str, index: u32) -> u32 {
-        self.places.get(&(name, index)).map_or(0, |offset| self.word(*offset))
+        offset_of(name, index).map_or(0, |offset| self.word(offset))
+    }
+
+    /// What all of an array keep.
+    pub(crate) fn values_of(&self, name: &str) -> impl Iterator<Item = u32> {
+        offsets_of(name).map(|offset| self.word(offset))
     }
 
     pub(crate) fn set_value_of(&mut self, name: &str, index: u32, value: u32) {
-        if let Some(&offset) = self.places.get(&(name, index)) {
+        if let Some(offset) = offset_of(name, index) {
             self.set_word(offset, value);
         }
     }
@@ -42,7 +48,7 @@ impl Model {
     /// Bits of a register read as `shown` for a while.
     pub(crate) fn wait(&mut self, name: &str, index: u32, bits: u32, shown: u32) {
         let left = self.random.below(4) as u32;
-        if let (Some(&offset), 1..) = (self.places.get(&(name, index)), left) {
+        if let (Some(offset), 1..) = (offset_of(name, index), left) {
             self.waits.retain(|wait| (wait.offset, wait.bits) != (offset, bits));
             self.waits.push(Wait { offset, bits, shown, left });
         }
@@ -50,8 +56,8 @@ impl Model {
 
     /// Whether a register does not show yet what it will.
     pub(crate) fn is_waited_for(&self, name: &str, index: u32) -> bool {
-        let offset = self.places.get(&(name, index));
-        self.waits.iter().any(|wait| Some(&wait.offset) == offset)
+        let offset = offset_of(name, index);
+        self.waits.iter().any(|wait| Some(wait.offset) == offset)
     }
 
     /// A register's value as a read has it, which is what lets time go by for those that wait.

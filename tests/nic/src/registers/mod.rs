@@ -6,6 +6,9 @@
 mod table;
 mod vf;
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 pub use table::TABLE;
 pub use vf::{VF_BAR_LEN, VF_TABLE, elsewhere, find_vf};
 
@@ -159,31 +162,56 @@ impl Found {
     }
 }
 
+/// Where a register is in the table, and which of the array, by a quarter of its offset.
+static BY_OFFSET: LazyLock<Vec<Option<(u16, u16)>>> = LazyLock::new(|| {
+    let mut places = vec![None; SPACE as usize / 4];
+    for (at, register) in (0..).zip(TABLE) {
+        let own = (register.offset, register.count, register.stride);
+        for (start, count, stride) in [Some(own), register.alias].into_iter().flatten() {
+            for place in 0..count {
+                places[((start + place * stride) / 4) as usize] = Some((at, place as u16));
+            }
+        }
+    }
+    places
+});
+
+/// The pieces of each register, by its name.
+static BY_NAME: LazyLock<HashMap<&'static str, Vec<&'static Register>>> = LazyLock::new(|| {
+    let mut names = HashMap::<_, Vec<_>>::new();
+    for register in TABLE {
+        names.entry(register.name).or_default().push(register);
+    }
+    names
+});
+
 /// The register at an offset, which is a multiple of 4; none if the table has none.
 #[must_use]
 pub fn find(offset: u32) -> Option<Found> {
-    let within = |start: u32, count: u32, stride: u32| {
-        let place = offset.checked_sub(start)?;
-        (place.is_multiple_of(stride) && place / stride < count).then_some(place / stride)
-    };
-    TABLE.iter().find_map(|register| {
-        let place = within(register.offset, register.count, register.stride).or_else(|| {
-            let (start, count, stride) = register.alias?;
-            within(start, count, stride)
-        })?;
-        Some(Found {
-            register,
-            index: register.first + place,
-            offset: register.offset + place * register.stride,
-        })
+    let (at, place) = (*BY_OFFSET.get(offset as usize / 4)?).filter(|_| offset.is_multiple_of(4))?;
+    let register = TABLE.get(usize::from(at))?;
+    let place = u32::from(place);
+    Some(Found { register, index: register.first + place, offset: register.offset + place * register.stride })
+}
+
+/// The first of the offsets of one of an array, or of the only one, whose index is 0; none if there is none.
+#[must_use]
+pub fn offset_of(name: &str, index: u32) -> Option<u32> {
+    BY_NAME.get(name)?.iter().find_map(|register| {
+        let place = index.checked_sub(register.first).filter(|place| *place < register.count)?;
+        Some(register.offset + place * register.stride)
     })
+}
+
+/// The first offsets of all of an array, in the order of their indices.
+pub(crate) fn offsets_of(name: &str) -> impl Iterator<Item = u32> {
+    let pieces = BY_NAME.get(name).into_iter().flatten();
+    pieces.flat_map(|register| (0..register.count).map(|place| register.offset + place * register.stride))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-    use std::collections::HashMap;
 
     use super::*;
 
@@ -232,6 +260,12 @@ mod tests {
         assert_eq!(name(0x5404), Some(("RAH[0]".into(), 0xa204)));
         assert_eq!(name(0x12300), Some(("EITR[24]".into(), 0x12300)));
         assert_eq!(name(0x4), Some(("CTRL".into(), 0)));
-        assert_eq!(name(0x104), None);
+        assert_eq!((name(0x104), name(0x5082), name(0x1ffff), name(u32::MAX)), (None, None, None, None));
+        assert_eq!(offset_of("RDT", 65), Some(0xd058));
+        assert_eq!(
+            (offset_of("CTRL", 0), offset_of("CTRL", 1), offset_of("CTRLS", 0)),
+            (Some(0), None, None)
+        );
+        assert_eq!(offsets_of("EITR").skip(22).take(4).collect::<Vec<_>>(), [0x878, 0x87c, 0x12300, 0x12304]);
     }
 }

@@ -15,7 +15,7 @@ pub use physical::{Manner, Physical};
 use super::fault::Fault;
 use super::interrupts::{Bits, Setup};
 use super::model::Model;
-use super::registers::{Found, VF_BAR_LEN, VF_TABLE, elsewhere, find_vf};
+use super::registers::{Found, VF_BAR_LEN, VF_TABLE, elsewhere, find_vf, offset_of};
 use super::rings::{ENABLE, RX, TX};
 
 /// VFCTRL.RST (8.3.5.1.1).
@@ -212,7 +212,7 @@ impl Model {
 
     /// Where the device has a register of the function's queues. Those of queues that it was not given are nobody's.
     fn vf_elsewhere(&self, found: &Found) -> Option<u32> {
-        self.places.get(&(elsewhere(found.register.name)?, found.index)).copied()
+        offset_of(elsewhere(found.register.name)?, found.index)
     }
 
     /// The function is reset: its queues stop, and no interrupt is told. The rest of its registers keep what they had, as
