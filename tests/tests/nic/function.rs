@@ -10,7 +10,6 @@ use wirerate_eal::dma::{DmaError, DmaMapping, DmaSpace};
 use wirerate_eal::mmio::Mmio;
 use wirerate_eal::pci::{PciAddress, PciError, PciFunction};
 use wirerate_mempool::Memory;
-use wirerate_nic::registers::BAR_LEN;
 use wirerate_nic::{Card, Function, Model, ModelBar, Settings, Wire};
 
 use super::meddler::{Altered, Meddler};
@@ -148,7 +147,7 @@ pub(crate) struct Bar(Arc<Machine>, Arc<ModelBar>);
 
 impl Mmio for Bar {
     fn len(&self) -> usize {
-        BAR_LEN
+        self.1.len()
     }
 
     fn read8(&self, offset: usize) -> u8 {

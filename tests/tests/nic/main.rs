@@ -9,6 +9,7 @@ mod lab;
 mod meddler;
 mod mutations;
 mod traffic;
+mod vf;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

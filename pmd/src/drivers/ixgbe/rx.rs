@@ -6,7 +6,6 @@ use arrayvec::ArrayVec;
 use wirerate_eal::mmio::Mmio;
 
 use super::descriptor::{Received, Ring};
-use super::registers::rdt;
 use crate::drivers::reach::Reach;
 use crate::lane::Receive;
 use crate::packet::{Blank, Blanks, Burst, Filler, HEADROOM, MAX_BURST, Mbuf, MbufPool};
@@ -68,9 +67,9 @@ struct Used {
 }
 
 impl<B: Mmio> IxgbeRx<B> {
-    /// Receives by `ring`, that of queue `queue`, into buffers of `pool`. The ring is filled, and the device not told yet:
+    /// Receives by `ring`, whose tail register is `doorbell`, into buffers of `pool`. The ring is filled, and the device not told yet:
     /// see [`ring_doorbell`](Self::ring_doorbell).
-    pub(super) fn new(ring: Ring, queue: usize, pool: MbufPool, reach: Reach, registers: Arc<B>) -> Self {
+    pub(super) fn new(ring: Ring, doorbell: usize, pool: MbufPool, reach: Reach, registers: Arc<B>) -> Self {
         let size = ring.size();
         let mut rx = Self {
             posted: std::iter::repeat_with(|| None).take(usize::from(size)).collect(),
@@ -85,7 +84,7 @@ impl<B: Mmio> IxgbeRx<B> {
             aside: Vec::new(),
             partial: None,
             registers,
-            doorbell: rdt(queue),
+            doorbell,
         };
         rx.post(1);
         rx

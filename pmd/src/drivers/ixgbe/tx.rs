@@ -10,7 +10,6 @@ use wirerate_eal::mmio::Mmio;
 use wirerate_mempool::RawHandle;
 
 use super::descriptor::{Ring, Sent};
-use super::registers::tdt;
 use crate::drivers::reach::Reach;
 use crate::lane::Transmit;
 use crate::net::headers::Ethernet;
@@ -58,11 +57,11 @@ pub(super) struct IxgbeTx<B> {
 }
 
 impl<B: Mmio> IxgbeTx<B> {
-    /// Sends by `ring`, that of queue `queue`. Packets that the device does not reach are copied into mbufs of `pool`, and
+    /// Sends by `ring`, whose tail register is `doorbell`. Packets that the device does not reach are copied into mbufs of `pool`, and
     /// counted in `copied`.
     pub(super) fn new(
         ring: Ring,
-        queue: usize,
+        doorbell: usize,
         pool: MbufPool,
         reach: Reach,
         copied: Arc<AtomicU64>,
@@ -83,7 +82,7 @@ impl<B: Mmio> IxgbeTx<B> {
             pool,
             copied,
             registers,
-            doorbell: tdt(queue),
+            doorbell,
         }
     }
 

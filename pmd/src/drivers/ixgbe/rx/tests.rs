@@ -19,7 +19,7 @@ impl Lab {
     fn new(size: u16, mbufs: usize) -> Self {
         let (hand, ring) = Hand::with_ring(size);
         let (pool, registers) = (pool(mbufs), Arc::new(Written::default()));
-        let rx = IxgbeRx::new(ring, 1, pool.clone(), reach(&pool, 0), Arc::clone(&registers));
+        let rx = IxgbeRx::new(ring, 0x1058, pool.clone(), reach(&pool, 0), Arc::clone(&registers));
         Self { hand, rx, registers, pool, counters: Counters::new() }
     }
 

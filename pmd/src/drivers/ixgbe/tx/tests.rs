@@ -22,7 +22,7 @@ impl Lab {
         let (hand, ring) = Hand::with_ring(size);
         let (pool, registers) = (pool(mbufs), Arc::new(Written::default()));
         let reach = reach(&pool, AWAY);
-        let tx = IxgbeTx::new(ring, 2, pool.clone(), reach, Arc::default(), Arc::clone(&registers));
+        let tx = IxgbeTx::new(ring, 0x6098, pool.clone(), reach, Arc::default(), Arc::clone(&registers));
         Self { hand, tx, registers, pool, counters: Counters::new() }
     }
 
