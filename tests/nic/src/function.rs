@@ -9,7 +9,8 @@ use wirerate_eal::mmio::Mmio;
 use wirerate_eal::pci::{PciAddress, PciError, PciFunction};
 
 use super::config::{Config, Written};
-use super::interrupts::{Mode, Signals};
+use super::interrupts::Mode;
+use super::lines::Lines;
 use super::memory::Mapped;
 use super::model::{Model, Settings};
 
@@ -18,13 +19,13 @@ use super::model::{Model, Settings};
 pub struct Card {
     address: PciAddress,
     model: Mutex<Model>,
-    config: Mutex<Config>,
+    pub(crate) config: Mutex<Config>,
     memory: Mapped,
     lines: Lines,
 }
 
 /// What another thread left after a panic is whole: registers and lines are written one by one.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -58,6 +59,10 @@ impl Card {
         &self.memory
     }
 
+    pub(crate) fn lines(&self) -> &Lines {
+        &self.lines
+    }
+
     fn reset(&self) {
         lock(&self.config).reset();
         self.memory.set_master(false);
@@ -68,11 +73,11 @@ impl Card {
     fn set_interrupts(&self, mode: Mode, vectors: Vec<OwnedFd>, line: Option<OwnedFd>) {
         let mut model = self.model();
         // None while it changes: a message of the kind before does not come to the one after.
-        *lock(&self.lines.0) = Ends::default();
+        self.lines.lock().clear();
         model.set_interrupt_mode(mode);
-        let mut ends = lock(&self.lines.0);
-        (ends.vectors, ends.line) = (vectors, line);
-        ends.tell_line();
+        let mut ends = self.lines.lock();
+        ends.set_vectors(0, vectors.into_iter().map(Some));
+        ends.set_line(line);
     }
 
     fn refused(&self, problem: &str) -> PciError {
@@ -95,48 +100,6 @@ impl Card {
             doing: "duplicating an eventfd".into(),
             source,
         })
-    }
-}
-
-/// Where interrupts go to.
-#[derive(Debug, Clone, Default)]
-struct Lines(Arc<Mutex<Ends>>);
-
-#[derive(Debug, Default)]
-struct Ends {
-    vectors: Vec<OwnedFd>,
-    line: Option<OwnedFd>,
-    /// The device asks for INTx.
-    up: bool,
-    /// It was told of, and is not again until it is unmasked.
-    masked: bool,
-}
-
-impl Ends {
-    fn tell_line(&mut self) {
-        if let (true, false, Some(line)) = (self.up, self.masked, &self.line) {
-            self.masked = true;
-            tell(line);
-        }
-    }
-}
-
-fn tell(event: &OwnedFd) {
-    // It fails only when nobody has read for 2^64 events, and it is readable then.
-    let _ = rustix::io::write(event, &1u64.to_ne_bytes());
-}
-
-impl Signals for Lines {
-    fn message(&mut self, vector: u16) {
-        if let Some(event) = lock(&self.0).vectors.get(usize::from(vector)) {
-            tell(event);
-        }
-    }
-
-    fn line(&mut self, up: bool) {
-        let mut ends = lock(&self.0);
-        ends.up = up;
-        ends.tell_line();
     }
 }
 
@@ -205,6 +168,9 @@ impl PciFunction for Function {
     }
 
     fn config_read(&self, offset: u16) -> u32 {
+        if self.card.model().is_removed() {
+            return u32::MAX;
+        }
         lock(&self.card.config).read(offset)
     }
 
@@ -266,13 +232,12 @@ impl PciFunction for Function {
     }
 
     fn unmask_intx(&self) {
-        let mut ends = lock(&self.card.lines.0);
-        if let Some(line) = &ends.line {
+        let mut ends = self.card.lines.lock();
+        if let Some(line) = ends.line() {
             // It is not readable if it was unmasked before.
             let _ = rustix::io::read(line, &mut [0; 8]);
         }
-        ends.masked = false;
-        ends.tell_line();
+        ends.mask_line(false);
     }
 
     fn disable_interrupts(&self) {

@@ -14,6 +14,12 @@ const GPIE_OTHER_CLEAR_DISABLE: u32 = 1 << 5;
 const GPIE_AUTO_MASK: u32 = 1 << 30;
 /// An entry of IVAR is in use (8.2.3.5.16).
 const IVAR_VALID: u32 = 0x80;
+/// EITR (8.2.3.5.12): ITR_INTERVAL, the counter, and that the counter is not written.
+const INTERVAL_SHIFT: u32 = 3;
+const INTERVAL_MASK: u32 = 0x1ff;
+const COUNTER_KEPT: u32 = 1 << 31;
+/// Vectors that messages have.
+const VECTORS: usize = 64;
 
 /// The host's end of interrupts.
 pub trait Signals: Send + fmt::Debug {
@@ -91,17 +97,91 @@ pub(crate) struct Interrupts {
     causes: Bits,
     pub(crate) mask: Bits,
     line: bool,
+    throttles: [Throttle; VECTORS],
+}
+
+/// How often a vector may interrupt (7.3.2.1). A unit of EITR, of 2 us, is a step of the model.
+#[derive(Debug, Clone, Copy, Default)]
+struct Throttle {
+    interval: u32,
+    /// Steps until the next interrupt may come.
+    left: u32,
+    /// Something waits for that.
+    held: bool,
 }
 
 impl Interrupts {
     pub(crate) fn new() -> Self {
-        Self { mode: Mode::Line, signals: None, causes: Bits::default(), mask: Bits::default(), line: false }
+        Self {
+            mode: Mode::Line,
+            signals: None,
+            causes: Bits::default(),
+            mask: Bits::default(),
+            line: false,
+            throttles: [Throttle::default(); VECTORS],
+        }
     }
 
     /// As after a reset of the device; what the configuration space says stays.
     pub(crate) fn reset(&mut self) {
         (self.causes, self.mask) = (Bits::default(), Bits::default());
+        self.throttles = [Throttle::default(); VECTORS];
         self.level();
+    }
+
+    /// EITR is written. Unless the counter is to be kept it begins anew, at zero as drivers write it.
+    pub(crate) fn set_interval(&mut self, vector: u32, value: u32, setup: &Setup) {
+        let Some(throttle) = self.throttles.get_mut(vector as usize) else { return };
+        throttle.interval = value >> INTERVAL_SHIFT & INTERVAL_MASK;
+        if value & COUNTER_KEPT == 0 {
+            throttle.left = 0;
+            self.let_go(vector as usize, setup);
+        }
+    }
+
+    /// Time goes by for vectors that have just interrupted; whether there are any.
+    pub(crate) fn time(&mut self, setup: &Setup) -> bool {
+        let mut waits = false;
+        for vector in 0..VECTORS {
+            let throttle = &mut self.throttles[vector];
+            if throttle.left > 0 {
+                waits = true;
+                throttle.left -= 1;
+                self.let_go(vector, setup);
+            }
+        }
+        waits
+    }
+
+    /// Tells of what a vector has held back, if its time has come and it is not masked.
+    fn let_go(&mut self, vector: usize, setup: &Setup) {
+        let throttle = &mut self.throttles[vector];
+        if throttle.left > 0 || !std::mem::take(&mut throttle.held) {
+            return;
+        }
+        if self.mode == Mode::Line {
+            self.level();
+            return;
+        }
+        let due = self.causes.and(self.mask).and(self.of_vector(vector as u16, setup));
+        if due != Bits::default() {
+            self.message(vector as u16, due, setup);
+        }
+    }
+
+    /// Whether messages have vectors of their own.
+    fn has_vectors(&self, setup: &Setup) -> bool {
+        self.mode == Mode::Msix && setup.gpie & GPIE_MULTIPLE_MSIX != 0
+    }
+
+    /// The causes that a vector is for.
+    fn of_vector(&self, vector: u16, setup: &Setup) -> Bits {
+        if !self.has_vectors(setup) {
+            return Bits { queues: u64::MAX, other: u32::MAX };
+        }
+        let entry = setup.ivar_misc >> 8;
+        let is_other = entry & IVAR_VALID != 0 && (entry & 0x3f) as u16 == vector;
+        Bits { queues: 1 << vector, other: if is_other { u32::MAX } else { 0 } }
     }
 
     /// Something happened, or a driver writes EICS.
@@ -147,31 +227,36 @@ impl Interrupts {
         if new == Bits::default() {
             return;
         }
-        match self.mode {
-            Mode::Line => self.level(),
-            Mode::Msi => self.message(0),
-            Mode::Msix if setup.gpie & GPIE_MULTIPLE_MSIX == 0 => self.message(0),
-            Mode::Msix => {
-                for vector in (0..64).filter(|vector| new.queues >> vector & 1 == 1) {
-                    let bit = Bits { queues: 1 << vector, other: 0 };
-                    // Vectors that EICR has no bit for clear themselves.
-                    if vector > 15 || setup.auto_clear >> vector & 1 == 1 {
-                        self.causes = self.causes.without(bit);
-                    }
-                    self.message(vector);
-                }
-                let entry = setup.ivar_misc >> 8;
-                if new.other != 0 && entry & IVAR_VALID != 0 {
-                    self.message((entry & 0x3f) as u16);
-                }
-                if setup.gpie & GPIE_AUTO_MASK != 0 {
-                    self.mask = self.mask.without(new.and(setup.auto_mask));
-                }
+        if self.mode == Mode::Line {
+            self.level();
+            return;
+        }
+        let vectors = if self.has_vectors(setup) { VECTORS as u16 } else { 1 };
+        for vector in 0..vectors {
+            let due = new.and(self.of_vector(vector, setup));
+            if due != Bits::default() {
+                self.message(vector, due, setup);
             }
         }
     }
 
-    fn message(&mut self, vector: u16) {
+    /// Sends a message, or holds it back.
+    fn message(&mut self, vector: u16, due: Bits, setup: &Setup) {
+        let throttle = &mut self.throttles[usize::from(vector)];
+        if throttle.left > 0 {
+            throttle.held = true;
+            return;
+        }
+        throttle.left = throttle.interval;
+        if self.has_vectors(setup) {
+            // Vectors that EICR has no bit for clear themselves.
+            if vector > 15 || setup.auto_clear >> vector & 1 == 1 {
+                self.causes = self.causes.without(Bits { queues: due.queues, other: 0 });
+            }
+            if setup.gpie & GPIE_AUTO_MASK != 0 {
+                self.mask = self.mask.without(due.and(setup.auto_mask));
+            }
+        }
         if let Some(signals) = &mut self.signals {
             signals.message(vector);
         }
@@ -181,6 +266,14 @@ impl Interrupts {
     fn level(&mut self) {
         let up = self.mode == Mode::Line && self.causes.and(self.mask) != Bits::default();
         if up != self.line {
+            let throttle = &mut self.throttles[0];
+            if up && throttle.left > 0 {
+                throttle.held = true;
+                return;
+            }
+            if up {
+                throttle.left = throttle.interval;
+            }
             self.line = up;
             if let Some(signals) = &mut self.signals {
                 signals.line(up);
@@ -271,7 +364,7 @@ mod tests {
             unit.raise(Bits { queues: 1 << 40 | 0b111, other: LINK_CHANGE }, &setup);
         }
         // Vectors 0 and 2 are still causes, and so is the link.
-        assert_eq!(told.take(), ["0", "1", "2", "40", "3", "1", "40"]);
+        assert_eq!(told.take(), ["0", "1", "2", "3", "40", "1", "40"]);
         assert_eq!(unit.read(&setup), LINK_CHANGE | 0b101);
         assert_eq!(unit.read(&setup), 0b101);
         let auto = Setup { gpie: setup.gpie | GPIE_AUTO_MASK, auto_mask: Bits::of(0b10), ..setup };
@@ -290,6 +383,76 @@ mod tests {
             unit.raise(Bits::of(0b1000 | LINK_CHANGE), &PLAIN);
             assert_eq!(told.take(), ["0"]);
         }
+    }
+
+    #[test]
+    fn a_vector_interrupts_no_more_often_than_its_interval_says() {
+        let (mut unit, told) = unit(Mode::Msix);
+        let setup = Setup { gpie: GPIE_MULTIPLE_MSIX, auto_clear: 0b11, ivar_misc: 0x8300, ..PLAIN };
+        let bits = |queues| Bits { queues, other: 0 };
+        unit.unmask(Bits { queues: 0b11, other: LINK_CHANGE }, &setup);
+        unit.set_interval(1, 3 << INTERVAL_SHIFT, &setup);
+        unit.set_interval(3, 2 << INTERVAL_SHIFT, &setup);
+        (0..3).for_each(|_| unit.raise(bits(0b11), &setup));
+        assert_eq!(told.take(), ["0", "1", "0", "0"]);
+        assert!(unit.time(&setup) && unit.time(&setup) && told.take().is_empty());
+        assert!(unit.time(&setup));
+        assert_eq!(told.take(), ["1"], "what came meanwhile is told of once");
+        (0..3).for_each(|_| assert!(unit.time(&setup)));
+        assert!(!unit.time(&setup) && told.take().is_empty());
+        // What is masked or cleared meanwhile does not come.
+        unit.raise(bits(0b10), &setup);
+        unit.raise(bits(0b10), &setup);
+        unit.mask(bits(0b10));
+        (0..4).for_each(|_| _ = unit.time(&setup));
+        assert_eq!(told.take(), ["1"]);
+        unit.unmask(bits(0b10), &setup);
+        assert_eq!(told.take(), ["1"]);
+        unit.raise(bits(0b10), &setup);
+        unit.clear(bits(0b10));
+        (0..4).for_each(|_| _ = unit.time(&setup));
+        assert!(told.take().is_empty());
+        // The others' vector.
+        unit.raise(Bits::of(LINK_CHANGE), &setup);
+        unit.clear(Bits::of(LINK_CHANGE));
+        unit.raise(Bits::of(LINK_CHANGE), &setup);
+        assert_eq!(told.take(), ["3"]);
+        (0..2).for_each(|_| _ = unit.time(&setup));
+        assert_eq!(told.take(), ["3"]);
+        // A write that does not keep the counter ends the wait.
+        unit.raise(bits(0b10), &setup);
+        unit.raise(bits(0b10), &setup);
+        unit.set_interval(1, 9 << INTERVAL_SHIFT | COUNTER_KEPT, &setup);
+        assert_eq!(told.take(), ["1"]);
+        unit.set_interval(1, 9 << INTERVAL_SHIFT, &setup);
+        assert_eq!(told.take(), ["1"]);
+    }
+
+    #[test]
+    fn the_line_and_the_one_message_are_held_back_by_the_first_interval() {
+        let (mut unit, told) = unit(Mode::Line);
+        unit.unmask(Bits::of(1), &PLAIN);
+        unit.set_interval(0, 2 << INTERVAL_SHIFT, &PLAIN);
+        for _ in 0..2 {
+            unit.raise(Bits::of(1), &PLAIN);
+            unit.read(&PLAIN);
+        }
+        unit.raise(Bits::of(1), &PLAIN);
+        assert_eq!(told.take(), ["up", "down"]);
+        (0..2).for_each(|_| _ = unit.time(&PLAIN));
+        assert_eq!(told.take(), ["up"]);
+        unit.switch(Mode::Msi);
+        unit.read(&PLAIN);
+        (0..3).for_each(|_| _ = unit.time(&PLAIN));
+        told.take();
+        for _ in 0..2 {
+            unit.raise(Bits::of(1), &PLAIN);
+            unit.clear(Bits::of(1));
+        }
+        unit.raise(Bits::of(1), &PLAIN);
+        assert_eq!(told.take(), ["0"]);
+        (0..2).for_each(|_| _ = unit.time(&PLAIN));
+        assert_eq!(told.take(), ["0"]);
     }
 
     #[test]

@@ -7,16 +7,19 @@
 //! | [`Model`] (`model`), `values` | the device: its registers, read and written, and what they keep |
 //! | [`Fault`] (`fault`) | what a driver did that it may not do |
 //! | [`Eeprom`] (`eeprom`), [`Module`] (`sfp`) | the board: its EEPROM, and the module in its cage |
-//! | `interrupts` | causes, masks, vectors |
+//! | `interrupts`, `lines` | causes, masks, vectors; whom they tell |
 //! | `link` | when the link is up |
-//! | [`Card`], [`Function`] (`function`), `config` | the model as a PCI function, its configuration space |
+//! | [`Card`], [`Function`] (`function`), `slot`, `config` | the model as a PCI function, for this process and for others; its configuration space |
 //! | [`Dma`], [`Mapped`] (`memory`) | the memory that it reaches |
 //! | `packet` | what is in a frame: headers and checksums |
 //! | `filters`, `rss` | which frames are received, and into which queue |
+//! | `flow` | flow control |
+//! | `offload` | what is done with frames that are sent |
 //! | `rings`, `receive`, `transmit` | descriptors, and the frames that they carry |
 //! | [`Wire`] (`wire`) | the other end of the cable |
 //! | `statistics` | counters |
 //! | [`Physical`] (`vf`) | a virtual function's view of the device, and the physical function that it talks to |
+//! | [`Troubles`] (`trouble`) | what goes wrong with the device |
 //! | [`Random`] (`random`) | what a seed decides |
 //!
 //! The model is strict: each rule that a driver breaks is kept as a [`Fault`], and the device goes on as the hardware
@@ -30,11 +33,14 @@ mod config;
 mod eeprom;
 mod fault;
 mod filters;
+mod flow;
 mod function;
 mod interrupts;
+mod lines;
 mod link;
 mod memory;
 mod model;
+mod offload;
 mod packet;
 mod random;
 mod receive;
@@ -42,10 +48,12 @@ pub mod registers;
 mod rings;
 mod rss;
 mod sfp;
+mod slot;
 mod statistics;
 #[cfg(test)]
 mod tests;
 mod transmit;
+mod trouble;
 mod values;
 mod vf;
 mod wire;
@@ -58,5 +66,6 @@ pub use memory::{Dma, Mapped, Unreachable};
 pub use model::{Model, Settings};
 pub use random::Random;
 pub use sfp::Module;
+pub use trouble::{Semaphore, Tally, Troubles};
 pub use vf::{Manner, Physical};
 pub use wire::{CableEnd, Wire, cable};

@@ -2,6 +2,7 @@
 
 use super::eeprom::Eeprom;
 use super::fault::{Fault, Faults};
+use super::flow::Flow;
 use super::interrupts::{Bits, Interrupts, Mode, Setup, Signals, allocation};
 use super::link::{Link, STATUS_LINK_UP};
 use super::memory::Dma;
@@ -11,6 +12,7 @@ use super::registers::{self, Access, BAR_LEN, Found, TABLE};
 use super::rings::SECURITY_HALT;
 use super::sfp::{Bus, Module};
 use super::transmit::Transmit;
+use super::trouble::{Trouble, Troubles};
 use super::values::Wait;
 use super::vf::Vf;
 use super::wire::Wire;
@@ -48,6 +50,10 @@ const RAH_VALID: u32 = 1 << 31;
 /// AUTOC.Restart_AN (8.2.3.22.19).
 const AUTOC_RESTART: u32 = 1 << 12;
 
+/// FDIRCTRL (8.2.3.21.1): memory is set aside for filters, and cleared when this is set.
+const FDIRCTRL_ALLOCATES: u32 = 3;
+const FDIRCTRL_INIT_DONE: u32 = 1 << 3;
+
 /// Frames received, and descriptors sent, that a step has at most.
 const MOST_WORK: usize = 32;
 
@@ -66,6 +72,10 @@ pub struct Settings {
     pub port: u8,
     /// Whether it is a virtual function of the port, whose physical function is played.
     pub is_virtual: bool,
+    /// Whether faults are kept. What a driver may not do has no effect in any case.
+    pub strict: bool,
+    /// What goes wrong with it.
+    pub troubles: Troubles,
 }
 
 impl Default for Settings {
@@ -77,6 +87,8 @@ impl Default for Settings {
             cable: true,
             port: 0,
             is_virtual: false,
+            strict: true,
+            troubles: Troubles::default(),
         }
     }
 }
@@ -95,10 +107,12 @@ pub struct Model {
     pub(crate) interrupts: Interrupts,
     pub(crate) dma: Option<Box<dyn Dma>>,
     pub(crate) wire: Option<Box<dyn Wire>>,
+    pub(crate) flow: Flow,
     pub(crate) receive: Receive,
     pub(crate) transmit: Transmit,
     /// What a virtual function has, where this is one's view of the device.
     pub(crate) vf: Option<Box<Vf>>,
+    pub(crate) trouble: Trouble,
 }
 
 impl Model {
@@ -109,7 +123,7 @@ impl Model {
         let mut model = Self {
             words: vec![0; registers::SPACE as usize / 4],
             waits: Vec::new(),
-            faults: Faults::default(),
+            faults: Faults::new(settings.strict),
             eeprom: settings.eeprom,
             bus: Bus::new(settings.module),
             port: settings.port & 1,
@@ -118,9 +132,11 @@ impl Model {
             interrupts: Interrupts::new(),
             dma: None,
             wire: None,
+            flow: Flow::default(),
             receive: Receive::default(),
             transmit: Transmit::default(),
             vf: settings.is_virtual.then(|| Box::new(Vf::new(mac))),
+            trouble: Trouble::new(settings.troubles),
         };
         model.reset_device();
         if model.vf.is_some() {
@@ -168,6 +184,8 @@ impl Model {
         self.set_value_of("MPSAR", 1, u32::MAX);
         self.waits.clear();
         (self.receive, self.transmit) = (Receive::default(), Transmit::default());
+        self.flow = Flow::default();
+        self.trouble.reset();
         self.wait("EEC", 0, EEC_AUTO_READ_DONE, 0);
         self.wait("RDRXCTL", 0, RDRXCTL_INIT_DONE, 0);
         self.interrupts.reset();
@@ -179,12 +197,20 @@ impl Model {
         self.wire = Some(wire);
     }
 
-    /// Lets time go by, and does some of what there is to do, in an order that the seed says; whether there was something.
+    /// Lets time go by, and does some of what there is to do, in an order that the seed says; whether there was something,
+    /// or something waits for its time.
     pub fn step(&mut self) -> bool {
+        if self.is_removed() {
+            return false;
+        }
         self.waits_time();
         self.link_time();
-        self.vf_time();
-        let mut works = self.take_arrivals();
+        let mut works = self.trouble_time();
+        works |= self.vf_time();
+        works |= self.write_back_time();
+        works |= self.flow_time();
+        works |= self.throttle_time();
+        works |= self.take_arrivals();
         for _ in 0..=self.random.below(MOST_WORK) {
             let receives_first = self.random.below(2) == 0;
             let done = receives_first && self.receive_one() || self.transmit_one() || self.receive_one();
@@ -198,7 +224,11 @@ impl Model {
 
     /// Reads a register of the function. What is not there reads as zero, and outside of the BAR as ones.
     pub fn read32(&mut self, offset: u32) -> u32 {
-        if self.vf.is_some() { self.vf_read32(offset) } else { self.device_read32(offset) }
+        match &self.vf {
+            _ if !self.trouble.access() => u32::MAX,
+            Some(_) => self.vf_read32(offset),
+            None => self.device_read32(offset),
+        }
     }
 
     pub(crate) fn device_read32(&mut self, offset: u32) -> u32 {
@@ -236,15 +266,16 @@ impl Model {
             (_, Access::ReadClear) => self.set_word(found.offset, 0),
             _ => {}
         }
-        self.as_shown(found.offset, value)
+        let value = self.as_shown(found.offset, value);
+        self.trouble.shown(name, value)
     }
 
     /// Writes a register of the function. What is not there, or is not to be written, keeps its value.
     pub fn write32(&mut self, offset: u32, value: u32) {
-        if self.vf.is_some() {
-            self.vf_write32(offset, value);
-        } else {
-            self.device_write32(offset, value);
+        match &self.vf {
+            _ if !self.trouble.access() => {}
+            Some(_) => self.vf_write32(offset, value),
+            None => self.device_write32(offset, value),
         }
     }
 
@@ -260,7 +291,7 @@ impl Model {
         }
         if register.access == Access::ReadWrite {
             let wrong = (value ^ register.reset) & register.reserved();
-            if wrong != 0 {
+            if wrong != 0 && !self.has_no_effect(&found) {
                 let expected = register.reset & register.reserved();
                 self.fault(
                     &found,
@@ -282,9 +313,15 @@ impl Model {
             let was = self.word(found.offset);
             let kept = was & !register.kept | value & register.kept;
             self.write_kept(&found, value, kept);
-            self.ring_was_written(&found, was);
+            self.ring_was_written(&found, value, was);
         }
         self.act(&found, value);
+    }
+
+    /// Whether nothing depends on a register, so that reserved bits in it do no harm: the threshold of a packet buffer of size
+    /// zero. Linux computes one from the size for each buffer, below zero for those.
+    fn has_no_effect(&self, found: &Found) -> bool {
+        found.register.name == "FCRTH" && self.value_of("RXPBSIZE", found.index) == 0
     }
 
     /// Keeps what was written, where the rules about other registers let it.
@@ -312,6 +349,10 @@ impl Model {
     fn act(&mut self, found: &Found, value: u32) {
         let setup = self.interrupt_setup();
         match found.register.name {
+            "CTRL" if value & CTRL_RESET != 0 && self.trouble.hangs() => {
+                let kept = self.word(found.offset) | CTRL_RESET;
+                self.set_word(found.offset, kept);
+            }
             "CTRL" if value & (CTRL_RESET | CTRL_LINK_RESET) != 0 => {
                 self.reset_device();
                 self.wait("CTRL", 0, CTRL_RESET, value & CTRL_RESET);
@@ -323,12 +364,18 @@ impl Model {
                 self.set_word(found.offset, kept);
             }
             "EERD" if value & EERD_START != 0 => {
-                let word = self.eeprom.word((value >> 2 & 0x3fff) as u16);
+                let at = (value >> 2 & 0x3fff) as u16;
+                let word = self.trouble.word(at, self.eeprom.word(at));
                 self.set_word(found.offset, u32::from(word) << 16 | value & 0xfffc | EERD_DONE);
                 self.wait("EERD", 0, EERD_DONE, 0);
             }
             "AUTOC" if value & AUTOC_RESTART != 0 => self.restart_link(),
+            "FDIRCTRL" if value & FDIRCTRL_ALLOCATES != 0 => {
+                self.set_word(found.offset, self.word(found.offset) | FDIRCTRL_INIT_DONE);
+                self.wait("FDIRCTRL", 0, FDIRCTRL_INIT_DONE, 0);
+            }
             "AUTOC" | "AUTOC2" | "ESDP" => self.look_at_link(),
+            "EITR" => self.interrupts.set_interval(found.index, value, &setup),
             "EICR" => self.interrupts.clear(Bits::of(value)),
             "EICS" => self.interrupts.raise(Bits::of(value), &setup),
             "EICS_EX" => self.interrupts.raise(Bits::of_half(found.index, value), &setup),
@@ -413,6 +460,12 @@ impl Model {
             auto_mask,
             ivar_misc: self.value("IVAR_MISC"),
         }
+    }
+
+    /// Time goes by for interrupts that are held back; whether there are any.
+    fn throttle_time(&mut self) -> bool {
+        let setup = self.interrupt_setup();
+        self.interrupts.time(&setup)
     }
 
     /// Causes an interrupt, if it is not masked. What is not a queue's is the physical function's.

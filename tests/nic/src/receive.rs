@@ -11,12 +11,16 @@ use super::rings::{
 };
 use super::rss::Hash;
 use super::statistics::FCS;
+use super::trouble::Write;
 
+/// FCTRL.SBP (8.2.3.7.1).
+const STORE_BAD: u32 = 1 << 1;
 /// SRRCTL.Drop_En (8.2.3.8.7), RXDCTL.VME (8.2.3.8.6).
 const DROP: u32 = 1 << 28;
 const STRIP_VLAN: u32 = 1 << 30;
-/// HLREG0.JUMBOEN (8.2.3.22.8).
+/// HLREG0.JUMBOEN and HLREG0.LPBK (8.2.3.22.8).
 const JUMBO: u32 = 1 << 2;
+const LOOPBACK: u32 = 1 << 15;
 /// RXCSUM (8.2.3.7.5): fragments' checksums are told, and whether hashes are in their place.
 const FRAGMENT_CHECKSUM: u32 = 1 << 12;
 const HASH_TOLD: u32 = 1 << 13;
@@ -37,7 +41,9 @@ const UDP_SUM: u8 = 1 << 4;
 const L4_SUM: u8 = 1 << 5;
 const IP_SUM: u8 = 1 << 6;
 const BY_HASH: u8 = 1 << 7;
-/// Errors, the upper ones of 12 bits in an advanced descriptor, and those of 8 in a legacy one: of L4's checksum, of IP's.
+/// Errors, the upper ones of 12 bits in an advanced descriptor, and those of 8 in a legacy one: of the frame (RXE),
+/// of L4's checksum, of IP's.
+const DAMAGED: u8 = 1 << 5;
 const L4_ERROR: u8 = 1 << 6;
 const IP_ERROR: u8 = 1 << 7;
 
@@ -48,6 +54,8 @@ struct Arrived {
     headers: Headers,
     passed: Passed,
     hash: Hash,
+    /// Its check sequence is right.
+    whole: bool,
 }
 
 /// Frames on their way in.
@@ -106,14 +114,31 @@ impl Model {
         let mut some = false;
         while let Some(frame) = self.wire.as_mut().and_then(|wire| wire.receive()) {
             some = true;
-            if self.link.up && self.value("RXCTRL") & RX_ENABLE != 0 {
-                self.arrive(frame);
+            if self.is_looped() {
+                self.trouble.lose();
+            } else {
+                self.hear(frame);
             }
         }
         some
     }
 
-    fn arrive(&mut self, frame: Vec<u8>) {
+    /// What the MAC sends comes back to it, and does not go out; nor does anything come in (8.2.3.22.8).
+    pub(crate) fn is_looped(&self) -> bool {
+        self.value("HLREG0") & LOOPBACK != 0
+    }
+
+    /// A frame is there, for a receiver that is enabled.
+    pub(crate) fn hear(&mut self, frame: Vec<u8>) {
+        if self.link.up && self.value("RXCTRL") & RX_ENABLE != 0 && !self.trouble.is_stuck() {
+            self.arrive(frame);
+        } else {
+            self.trouble.lose();
+        }
+    }
+
+    fn arrive(&mut self, mut frame: Vec<u8>) {
+        let whole = self.wear(&mut frame);
         let headers = Headers::of(&frame, self.vlan_type());
         let len = frame.len() + FCS;
         let jumbo = self.value("HLREG0") & JUMBO != 0;
@@ -121,6 +146,15 @@ impl Model {
         let longest = most + if headers.tag.is_some() { TAG } else { 0 };
         if len < SHORTEST || len > longest {
             self.count(if len < SHORTEST { "RUC" } else { "ROC" }, 0, 1);
+            return;
+        }
+        if !whole {
+            self.count("CRCERRS", 0, 1);
+            if self.value("FCTRL") & STORE_BAD == 0 {
+                self.count_arrival(&frame, false);
+                return;
+            }
+        } else if self.takes_control(&frame) {
             return;
         }
         let passed = self.filter(&frame, &headers);
@@ -138,12 +172,19 @@ impl Model {
             bytes.extend(crc(CRC32, &bytes).to_le_bytes());
         }
         self.receive.bytes += bytes.len();
-        self.receive.buffer.push_back(Arrived { bytes, headers, passed, hash });
+        self.receive.buffer.push_back(Arrived { bytes, headers, passed, hash, whole });
+        self.look_at_buffer();
+    }
+
+    /// Bytes in the packet buffer.
+    pub(crate) fn buffered(&self) -> usize {
+        self.receive.bytes
     }
 
     /// Puts the packet buffer's first frame into a queue, if there is room; whether something was done.
     pub(crate) fn receive_one(&mut self) -> bool {
-        if self.value("RXCTRL") & RX_ENABLE == 0 || self.value("SECRXCTRL") & SECURITY_HALT != 0 {
+        let halted = self.value("SECRXCTRL") & SECURITY_HALT != 0 || self.trouble.is_stuck();
+        if self.value("RXCTRL") & RX_ENABLE == 0 || halted {
             return false;
         }
         let Some(first) = self.receive.buffer.front() else { return false };
@@ -159,6 +200,7 @@ impl Model {
         }
         let Some(mut first) = self.receive.buffer.pop_front() else { return false };
         self.receive.bytes -= first.bytes.len();
+        self.look_at_buffer();
         let told = self.told(&first, strips);
         if strips {
             first.bytes.drain(TAG_AT..TAG_AT + TAG);
@@ -167,7 +209,6 @@ impl Model {
             self.count_queue_drop(queue);
         } else if self.deliver(queue, ring, &first.bytes, size, told).is_some() {
             self.count_queue(queue, first.bytes.len(), false);
-            self.raise_queue(queue, false);
         } else {
             // Memory was not reached: what comes after is unknown, so the queue does nothing any more.
             self.receive.set_running(queue, false);
@@ -177,7 +218,7 @@ impl Model {
 
     /// What is told of a frame whose tag is stripped or not.
     fn told(&mut self, frame: &Arrived, strips: bool) -> Told {
-        let Arrived { bytes, headers, passed, hash } = frame;
+        let Arrived { bytes, headers, passed, hash, whole } = frame;
         let hash = if self.value("RXCSUM") & HASH_TOLD == 0 { Hash::default() } else { *hash };
         let mut told =
             Told { hash, packet_type: headers.packet_type(), status: DONE | END, ..Told::default() };
@@ -187,6 +228,9 @@ impl Model {
         }
         if *passed == Passed::ByHash {
             told.status |= BY_HASH;
+        }
+        if !whole {
+            told.errors |= DAMAGED;
         }
         let Some(ip) = &headers.ip else { return told };
         if !ip.v6 {
@@ -214,26 +258,22 @@ impl Model {
         while let Some(chunk) = chunks.next() {
             let at = ring.at(ring.head);
             let mut descriptor = [0; DESCRIPTOR];
+            self.trouble.fetch();
             self.dma_read(("RDBAL", queue), at, &mut descriptor)?;
-            let (address, header) = halves(&descriptor);
-            if is_advanced && header & u64::from(DONE) != 0 {
-                self.queue_fault(
-                    ("RDT", queue),
-                    at,
-                    "a descriptor is handed over whose DD bit is set (7.1.6.1)",
-                );
-            }
+            // The other half is for a buffer for headers, and not looked at without one: Linux leaves in it, DD among it, what
+            // was written back the last time, and looks for a length.
+            let (address, _) = halves(&descriptor);
             self.dma_write(("RDT", queue), address, chunk)?;
             let told = if chunks.peek().is_none() { told } else { self.not_told() };
             let len = chunk.len() as u16;
-            let done = if is_advanced {
+            let bytes = if is_advanced {
                 told.advanced(len)
             } else {
                 let mut done = descriptor;
                 done[DESCRIPTOR / 2..].copy_from_slice(&told.legacy(len));
                 done
             };
-            self.dma_write(("RDBAL", queue), at, &done)?;
+            self.put_back(false, queue, &[Write { register: "RDBAL", address: at, bytes, len: DESCRIPTOR }])?;
             ring.head = ring.after(ring.head);
             self.set_value_of("RDH", queue, ring.head);
         }

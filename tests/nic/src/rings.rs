@@ -3,6 +3,7 @@
 use super::memory::{Dma, Unreachable};
 use super::model::Model;
 use super::registers::Found;
+use super::transmit::FLUSH;
 
 /// RXDCTL.ENABLE and TXDCTL.ENABLE (8.2.3.8.6, 8.2.3.9.10).
 pub(crate) const ENABLE: u32 = 1 << 25;
@@ -20,6 +21,7 @@ const RDRXCTL_STRIP: u32 = 1 << 1;
 pub(crate) const SRRCTL_TYPE: u32 = 7 << 25;
 pub(crate) const SRRCTL_ADVANCED: u32 = 1 << 25;
 const SRRCTL_SIZE: u32 = 0x1f;
+const SRRCTL_DROP: u32 = 1 << 28;
 
 /// Bytes of a descriptor.
 pub(crate) const DESCRIPTOR: usize = 16;
@@ -87,12 +89,14 @@ impl Model {
         }
     }
 
-    /// Whether what is written to a queue's register may be; it has no effect otherwise.
+    /// Whether what is written to a queue's register may be; it has no effect otherwise, but for the receiver's enable bit:
+    /// that it is set in the wrong order loses frames and does not keep it clear.
     pub(crate) fn may_write_ring(&mut self, found: &Found, value: u32) -> bool {
         let (name, queue) = (found.register.name, found.index);
         let problem = match name {
             "RXCTRL" => self.receive_is_not_ready(value),
             "RXCSUM" => self.rxcsum_is_wrong(value),
+            "FCCFG" | "MFLCN" => Self::flow_is_wrong(name, value),
             "MRQC" => self.mrqc_is_wrong(value),
             "ETQF" | "FTQF" | "SYNQF" => Self::classifier_is_missing(found, value),
             "MTQC" if self.value("RTTDCS") & ARBITER_OFF == 0 && value != self.value("MTQC") => {
@@ -100,6 +104,8 @@ impl Model {
             }
             "RXDCTL" if self.starts(&RX, queue, value) => self.rx_is_not_ready(queue),
             "TXDCTL" if self.starts(&TX, queue, value) => self.tx_is_not_ready(queue),
+            // What becomes of frames without room may change at any time: Linux does so when the link comes up.
+            "SRRCTL" if (value ^ self.value_of("SRRCTL", queue)) & !SRRCTL_DROP == 0 => None,
             "RDBAL" | "RDBAH" | "RDLEN" | "RDH" | "SRRCTL" => self.is_in_use(&RX, queue),
             "TDBAL" | "TDBAH" | "TDLEN" | "TDH" | "TDWBAL" | "TDWBAH" => self.is_in_use(&TX, queue),
             "RDT" => self.tail_is_wrong(&RX, queue, value),
@@ -109,7 +115,7 @@ impl Model {
         if let Some(what) = problem {
             self.fault(found, value, what);
         }
-        problem.is_none()
+        problem.is_none() || name == "RXCTRL"
     }
 
     fn starts(&self, side: &Side, queue: u32, value: u32) -> bool {
@@ -180,16 +186,21 @@ impl Model {
     }
 
     /// A queue's control register, or a unit's, has its new value.
-    pub(crate) fn ring_was_written(&mut self, found: &Found, was: u32) {
+    pub(crate) fn ring_was_written(&mut self, found: &Found, value: u32, was: u32) {
         let (queue, now) = (found.index, self.value_of(found.register.name, found.index));
         match found.register.name {
             "RXDCTL" if (was ^ now) & ENABLE != 0 => {
                 self.wait("RXDCTL", queue, ENABLE, was & ENABLE);
                 self.receive.set_running(queue, now & ENABLE != 0);
+                self.release(false, queue);
             }
             "TXDCTL" if (was ^ now) & ENABLE != 0 => {
                 self.wait("TXDCTL", queue, ENABLE, was & ENABLE);
                 self.transmit.set_running(queue, now & ENABLE != 0);
+                self.release(true, queue);
+            }
+            "TXDCTL" if value & FLUSH != 0 && self.write_back(queue).is_none() => {
+                self.transmit.set_running(queue, false);
             }
             "SECRXCTRL" if now & SECURITY_HALT != 0 => self.wait("SECRXSTAT", 0, 1, 0),
             "SECTXCTRL" if now & SECURITY_HALT != 0 => self.wait("SECTXSTAT", 0, 1, 0),

@@ -24,6 +24,12 @@ impl Model {
         self.words[(offset / 4) as usize] = value;
     }
 
+    /// What a register of the table keeps, by its name and index, without what reading it does; zero if there is none.
+    #[must_use]
+    pub fn kept(&self, name: &str, index: u32) -> u32 {
+        self.value_of(name, index)
+    }
+
     /// What a register of the table keeps.
     pub(crate) fn value(&self, name: &'static str) -> u32 {
         self.value_of(name, 0)

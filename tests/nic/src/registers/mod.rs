@@ -59,13 +59,15 @@ pub struct Register {
     pub clearing: u32,
     /// Bits that the device owns: writing has no effect, and writing back what was read, or zero, is no fault.
     pub status: u32,
+    /// Bits that are reserved, and that drivers write all the same: they read as zero, and it is no fault.
+    pub ignored: u32,
 }
 
 impl Register {
     /// Bits that are to be written as they are after a reset (8.2.1).
     #[must_use]
     pub const fn reserved(&self) -> u32 {
-        !(self.kept | self.clearing | self.status)
+        !(self.kept | self.clearing | self.status | self.ignored)
     }
 
     /// The name with the index, if there are several.
@@ -88,6 +90,7 @@ impl Register {
             kept: 0,
             clearing: 0,
             status: 0,
+            ignored: 0,
         }
     }
 
@@ -134,6 +137,11 @@ impl Register {
 
     const fn clearing(mut self, bits: u32) -> Self {
         self.clearing = bits;
+        self
+    }
+
+    const fn ignored(mut self, bits: u32) -> Self {
+        self.ignored = bits;
         self
     }
 
@@ -238,9 +246,10 @@ mod tests {
     #[test]
     fn masks_do_not_contradict_each_other() {
         for register in TABLE {
-            let Register { name, kept, clearing, status, access, section, .. } = register;
+            let Register { name, kept, clearing, status, ignored, access, section, .. } = register;
             assert_eq!(kept & clearing | kept & status | clearing & status, 0, "{name}");
-            assert!(section.starts_with("8.2.3."), "{name}");
+            assert_eq!(ignored & (kept | clearing | status), 0, "{name}");
+            assert!(section.starts_with("8.2.3.") || *section == "8.2.2", "{name}");
             match access {
                 Access::ReadOnly | Access::ReadClear => assert_eq!(kept | clearing, 0, "{name}"),
                 Access::ReadWrite => assert_ne!(kept | clearing, 0, "{name}"),

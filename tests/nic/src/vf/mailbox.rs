@@ -106,6 +106,11 @@ impl Mailbox {
         true
     }
 
+    /// Whether it is only time that the physical function needs to hear or say something.
+    pub(crate) fn waits(&self) -> bool {
+        self.asked.is_some() || self.answer.is_some() && !self.is_vfs()
+    }
+
     /// The physical function is reset, or has been.
     pub(crate) fn set_reset(&mut self, done: bool) {
         (self.asked, self.answer) = (None, None);
@@ -131,10 +136,11 @@ mod tests {
         assert_eq!(mailbox.write(VF_HAS_IT, 0), None);
         mailbox.words[0] = 7;
         assert_eq!(mailbox.write(VF_HAS_IT | REQUEST, 1), None);
+        assert!(mailbox.waits());
         assert_eq!((mailbox.request(), mailbox.request().map(|(words, _)| words[0])), (None, Some(7)));
         mailbox.acknowledge();
         mailbox.say(1, [9; WORDS]);
-        assert!(!mailbox.speak() && !mailbox.speak(), "it is the function's");
+        assert!(!mailbox.speak() && !mailbox.speak() && !mailbox.waits(), "it is the function's");
         assert_eq!(mailbox.read(), VF_HAS_IT | PF_ACK);
         mailbox.write(0, 0);
         assert!(mailbox.speak() && !mailbox.speak());

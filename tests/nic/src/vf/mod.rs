@@ -233,9 +233,9 @@ impl Model {
         self.vf_was_reset();
     }
 
-    /// Time goes by for the mailbox.
-    pub(crate) fn vf_time(&mut self) {
-        let Some(vf) = &mut self.vf else { return };
+    /// Time goes by for the mailbox; whether something waits for more of it.
+    pub(crate) fn vf_time(&mut self) -> bool {
+        let Some(vf) = &mut self.vf else { return false };
         let spoke = vf.mailbox.speak();
         let request = vf.mailbox.request();
         if spoke {
@@ -244,6 +244,7 @@ impl Model {
         if let Some((words, written)) = request {
             self.answer(words, written);
         }
+        self.vf.as_ref().is_some_and(|vf| vf.mailbox.waits())
     }
 
     /// The physical function has said something, or has heard.
