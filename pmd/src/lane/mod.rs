@@ -5,19 +5,21 @@
 //! hold a lock for that, which a polling thread takes once a burst and never waits for.
 
 mod queues;
+mod turn;
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 pub(crate) use self::queues::{Lanes, Receive, Transmit};
+use self::turn::{Taken, Turn};
 use crate::virtqueue::{Bell, Broken, Ringer};
 
 /// Where a queue's ring is while there is one.
 #[derive(Debug)]
 pub(crate) struct Lane<T> {
     name: String,
-    slot: Mutex<Slot<T>>,
+    slot: Turn<Slot<T>>,
     /// The control thread waits for the lock.
     wanted: AtomicU32,
     /// There is a ring, it is enabled, and nothing is wrong with it.
@@ -46,7 +48,7 @@ impl<T> Lane<T> {
         bell.listen_to(nudge.as_fd())?;
         Ok(Arc::new(Self {
             name,
-            slot: Mutex::new(Slot { ring: None, enabled: false }),
+            slot: Turn::new(Slot { ring: None, enabled: false }),
             wanted: AtomicU32::new(0),
             working: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -65,11 +67,7 @@ impl<T> Lane<T> {
         if self.wanted.load(Ordering::Relaxed) != 0 {
             return None;
         }
-        let mut slot = match self.slot.try_lock() {
-            Ok(slot) => slot,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
+        let mut slot = self.slot.try_take()?;
         let Slot { ring: Some(ring), enabled: true } = &mut *slot else { return None };
         let (result, health) = work(ring);
         if let Err(broken) = health {
@@ -84,7 +82,7 @@ impl<T> Lane<T> {
     }
 
     #[cold]
-    fn give_up(&self, mut slot: MutexGuard<'_, Slot<T>>, broken: Broken) {
+    fn give_up(&self, mut slot: Taken<'_, Slot<T>>, broken: Broken) {
         slot.enabled = false;
         self.working.store(false, Ordering::Relaxed);
         self.broken.fetch_add(1, Ordering::Relaxed);
@@ -94,10 +92,10 @@ impl<T> Lane<T> {
         );
     }
 
-    fn lock(&self) -> MutexGuard<'_, Slot<T>> {
+    fn lock(&self) -> Taken<'_, Slot<T>> {
         // The owner of the queue looks at this first, or it would come first again and again.
         self.wanted.fetch_add(1, Ordering::Relaxed);
-        let slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = self.slot.take();
         self.wanted.fetch_sub(1, Ordering::Relaxed);
         slot
     }

@@ -101,6 +101,7 @@ impl MbufPool {
 /// It notes whether the packet was simple, of one segment that nobody else reads: since nobody has it meanwhile, it is so
 /// still when the device gives it back, and its header need not be looked at again.
 #[derive(Debug)]
+#[repr(transparent)]
 pub(crate) struct Parked(NonNull<u8>);
 
 // SAFETY: as for `Mbuf`.
@@ -110,6 +111,21 @@ unsafe impl Sync for Parked {}
 
 /// In a parked packet's address, which is a multiple of 64: it is not simple, or not of the queue's pool.
 const ODD: usize = 1;
+/// No packet: a mark without an address.
+const NOTHING: NonNull<u8> = NonNull::without_provenance(core::num::NonZero::<usize>::MIN);
+const _: () = assert!(core::num::NonZero::<usize>::MIN.get() == ODD);
+
+/// Puts packets home one by one.
+///
+/// # Safety
+/// None is used afterwards.
+#[cold]
+unsafe fn drop_run(run: &mut [ManuallyDrop<Parked>]) {
+    for packet in run {
+        // SAFETY: the caller does not use it again.
+        unsafe { ManuallyDrop::drop(packet) };
+    }
+}
 
 impl Parked {
     /// Parks a packet, in a queue whose simple packets are all of `home`.
@@ -121,10 +137,17 @@ impl Parked {
         Self(object.map_addr(|address| address | if plain { 0 } else { ODD }))
     }
 
-    fn into_packet(self) -> Mbuf {
+    /// None, where there could be one.
+    #[inline(always)]
+    pub(crate) const fn nothing() -> Self {
+        Self(NOTHING)
+    }
+
+    /// The packet, if there is one.
+    fn into_packet(self) -> Option<Mbuf> {
         let object = ManuallyDrop::new(self).0;
-        let address = core::num::NonZero::new(object.addr().get() & !ODD).unwrap_or(object.addr());
-        Mbuf(object.with_addr(address).cast())
+        let address = core::num::NonZero::new(object.addr().get() & !ODD)?;
+        Some(Mbuf(object.with_addr(address).cast()))
     }
 
     /// Puts packets home that were parked in a queue with this `home`.
@@ -133,16 +156,33 @@ impl Parked {
     /// Each was made by [`new`](Self::new) with the same `home`.
     #[inline]
     pub(crate) unsafe fn free(parked: &mut ArrayVec<Self, MAX_BURST>, home: RawHandle) {
-        if parked.iter().any(|packet| packet.0.addr().get() & ODD != 0) {
-            parked.drain(..).for_each(|packet| drop(packet.into_packet()));
-            return;
-        }
         let count = parked.len();
-        // SAFETY: a parked packet without the mark is the address of an object in use, of `home`, with all that holds at
-        // home; the length is 0 before they go, so they go once.
+        // SAFETY: the places up to the length have packets, and the length is 0 before they go, so they go once; what is asked
+        // of them, the caller says.
         unsafe {
             parked.set_len(0);
-            home.put_bulk(core::slice::from_raw_parts(parked.as_ptr().cast::<NonNull<u8>>(), count));
+            let first = parked.as_mut_ptr().cast::<ManuallyDrop<Self>>();
+            Self::free_run(core::slice::from_raw_parts_mut(first, count), home);
+        }
+    }
+
+    /// Puts all of a run home, as [`free`](Self::free) does.
+    ///
+    /// # Safety
+    /// Each was made by [`new`](Self::new) with the same `home`, or is nothing. None is used afterwards.
+    #[inline(always)]
+    pub(crate) unsafe fn free_run(run: &mut [ManuallyDrop<Self>], home: RawHandle) {
+        let marks = run.iter().fold(0, |marks, packet| marks | packet.0.addr().get());
+        if marks & ODD != 0 {
+            // SAFETY: the caller gives them up.
+            unsafe { drop_run(run) };
+            return;
+        }
+        // SAFETY: what is parked, and has no mark, is the address of an object in use, of `home`, with all that holds at home;
+        // the caller gives them up. Both types are transparent.
+        unsafe {
+            let objects = core::ptr::from_ref::<[ManuallyDrop<Self>]>(run) as *const [NonNull<u8>];
+            home.put_bulk(&*objects);
         }
     }
 }

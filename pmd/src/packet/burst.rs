@@ -115,6 +115,31 @@ impl Burst {
         self.items.drain(..count.min(self.items.len()))
     }
 
+    /// Gives the packets to `take`, first to last, until it gives one back; that and the rest move up. Returns how many it
+    /// took.
+    #[inline(always)]
+    pub(crate) fn give(&mut self, mut take: impl FnMut(Mbuf) -> Result<(), Mbuf>) -> usize {
+        let (count, items) = (self.items.len(), self.items.as_mut_ptr());
+        let mut given = 0;
+        // SAFETY: each packet is moved out by value, once, and written back when it was not taken; the length is 0 meanwhile, so
+        // that a panic on the way leaks instead of freeing twice; then the rest, which nobody touched, moves up.
+        unsafe {
+            self.items.set_len(0);
+            while given < count {
+                if let Err(packet) = take(items.add(given).read()) {
+                    items.add(given).write(packet);
+                    break;
+                }
+                given += 1;
+            }
+            if given > 0 && given < count {
+                core::ptr::copy(items.add(given), items, count - given);
+            }
+            self.items.set_len(count - given);
+        }
+        given
+    }
+
     /// Keeps the packets for which `keep` is true, in their order, and puts the others home.
     pub fn retain(&mut self, mut keep: impl FnMut(&mut Mbuf) -> bool) {
         self.items.retain(|packet| keep(packet));
@@ -135,7 +160,7 @@ impl Burst {
     #[inline]
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        bytes_of(&self.items)
+        self.items.iter().map(|packet| packet.len() as u64).sum()
     }
 
     /// Puts the packets of `front` before those that are here, as many as fit; the rest stays there, at its end.
@@ -219,12 +244,6 @@ impl Drop for Filler<'_> {
             self.items.set_len(count);
         }
     }
-}
-
-/// Bytes of `packets` together.
-#[inline]
-pub(crate) fn bytes_of(packets: &[Mbuf]) -> u64 {
-    packets.iter().map(|packet| packet.len() as u64).sum()
 }
 
 /// Puts all items home, in bulk.

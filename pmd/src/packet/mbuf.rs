@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicU16, Ordering};
 use thiserror::Error;
 
 use super::header::{ATTACHED, Attachment, BUFFER_OFFSET, DYNAMIC_LEN, Extension, Header, NO_DEVICE_ADDRESS};
+use super::metadata::Found;
 use super::share::{detach, release};
 use super::{HEADROOM, TxLengths};
 
@@ -431,22 +432,48 @@ pub(super) struct HeaderMut<'a> {
     owner: core::marker::PhantomData<&'a mut Mbuf>,
 }
 
+const _: () = {
+    let start = core::mem::offset_of!(Header, data_offset);
+    assert!(start.is_multiple_of(8));
+    assert!(core::mem::offset_of!(Header, data_len) == start + 2);
+    assert!(core::mem::offset_of!(Header, packet_len) == start + 4);
+    let start = core::mem::offset_of!(Header, flags);
+    assert!(start.is_multiple_of(8) && core::mem::offset_of!(Header, hash) == start + 4);
+};
+
 impl HeaderMut<'_> {
     #[inline]
     pub(super) fn set_data(&mut self, offset: u16, len: u16, packet: u32) {
-        // SAFETY: the handle that this borrows owns the header; these fields are reached through it alone.
-        unsafe {
-            let header = self.header.as_ptr();
-            (*header).data_offset = offset;
-            (*header).data_len = len;
-            (*header).packet_len = packet;
-        }
+        let word = if cfg!(target_endian = "little") {
+            u64::from(offset) | u64::from(len) << 16 | u64::from(packet) << 32
+        } else {
+            u64::from(offset) << 48 | u64::from(len) << 32 | u64::from(packet)
+        };
+        // SAFETY: the handle that this borrows owns the header; these fields are reached through it alone. They are eight
+        // bytes that follow each other from a multiple of eight on (looked at below), and are written in one.
+        unsafe { (&raw mut (*self.header.as_ptr()).data_offset).cast::<u64>().write(word) };
     }
 
     #[inline]
     pub(super) fn set_flags(&mut self, flags: u32) {
         // SAFETY: as in `set_data`.
         unsafe { (*self.header.as_ptr()).flags = flags };
+    }
+
+    #[inline(always)]
+    pub(super) fn set_found(&mut self, found: Found) {
+        let Found { flags, hash, tag } = found;
+        let word = if cfg!(target_endian = "little") {
+            u64::from(flags) | u64::from(hash) << 32
+        } else {
+            u64::from(flags) << 32 | u64::from(hash)
+        };
+        // SAFETY: as in `set_data`.
+        unsafe {
+            let header = self.header.as_ptr();
+            (&raw mut (*header).flags).cast::<u64>().write(word);
+            (*header).vlan_tci = tag;
+        }
     }
 
     #[inline]

@@ -6,6 +6,14 @@ use super::header::ATTACHED;
 use super::{DynField, Mbuf, Offload, TxLengths};
 use crate::virtqueue::layout::{prefetch, prefetch_write};
 
+/// What a port has found out about a packet: [`Offload`] bits, and what these say is valid.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found {
+    pub(crate) flags: u32,
+    pub(crate) hash: u32,
+    pub(crate) tag: u16,
+}
+
 impl Mbuf {
     /// The port that the packet came in by, or [`NO_PORT`](Self::NO_PORT).
     #[inline]
@@ -46,6 +54,12 @@ impl Mbuf {
         // SAFETY: this handle owns its header.
         unsafe { (*self.0.as_ptr()).hash = hash };
         self.set_offload(self.offload() | Offload::RX_RSS_HASH);
+    }
+
+    /// Notes what a port has found out about a packet that it has received just now.
+    #[inline(always)]
+    pub(crate) fn note(&mut self, found: Found) {
+        self.header_mut().set_found(found);
     }
 
     /// The VLAN tag control information that goes with a VLAN flag.

@@ -14,11 +14,12 @@ mod share;
 mod tests;
 
 pub(crate) use blank::{Blank, Blanks, Parked};
+pub(crate) use burst::Filler;
 pub use burst::{Burst, MAX_BURST};
-pub(crate) use burst::{Filler, bytes_of};
 pub use chain::{ChainError, Segments};
 pub use dynamic::{DynField, DynLayout};
 pub use mbuf::{Mbuf, TooShort};
+pub(crate) use metadata::Found;
 pub use offload::{Offload, TxLengths};
 pub use pool::{MbufPool, MbufPoolConfig, MbufPoolError};
 

@@ -23,7 +23,9 @@ bitflags! {
     /// again. Software looks at the IP header instead and overwrites the field, whatever was in it.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
     pub struct Offload: u32 {
-        /// The VLAN tag was taken out of the frame and is in `vlan_tci`.
+        /// The VLAN tag was taken out of the frame and is in `vlan_tci`. Such a packet carries
+        /// [`TX_VLAN_INSERT`](Offload::TX_VLAN_INSERT), too, so that whoever sends it puts the tag in again; an application
+        /// that wants it to go without takes that flag away.
         const RX_VLAN_STRIPPED = 1 << 0;
         /// `rss_hash` is valid.
         const RX_RSS_HASH = 1 << 1;

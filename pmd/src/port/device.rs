@@ -216,6 +216,11 @@ pub trait Device: Send + fmt::Debug {
         Err(PortError::Unsupported { what: "RSS" })
     }
 
+    /// How received packets are spread: as the device says while it works, as it will be otherwise. None when they are not.
+    fn rss(&self) -> Option<RssConfig> {
+        None
+    }
+
     /// What the device itself has counted.
     fn stats(&self) -> DeviceStats {
         DeviceStats::default()

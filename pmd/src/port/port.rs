@@ -439,6 +439,12 @@ impl<S> Port<S> {
         self.device.set_mac_filter(addresses)
     }
 
+    /// How received packets are spread over queues; none when they are not, or the device does not tell.
+    #[must_use]
+    pub fn rss_config(&self) -> Option<RssConfig> {
+        self.device.rss()
+    }
+
     fn vlan(&mut self, config: &PortConfig, vlan: u16, on: bool) -> Result<(), PortError> {
         let problem = match vlan {
             4096.. => format!("VLAN {vlan} cannot be; the highest is 4095"),

@@ -8,7 +8,11 @@ mod function;
 mod lab;
 mod meddler;
 mod mutations;
+mod offloads;
+mod packets;
+mod steering;
 mod traffic;
+mod troubles;
 mod vf;
 
 use std::sync::Arc;
@@ -44,5 +48,14 @@ fn eventually(what: &str, so: impl Fn() -> bool) {
     while !so() {
         assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Does it until it says so.
+fn eventually_mut(what: &str, mut so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !so() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::yield_now();
     }
 }

@@ -98,7 +98,6 @@ const DRIVERS: &[Mutation] = &[
     ("it has buffers at addresses of its own", "memory that is not mapped", || {
         fetched(Way::Receive, |[address, _]| *address &= (1 << 40) - 1)
     }),
-    ("it posts descriptors as they came", "DD bit", || fetched(Way::Receive, |[_, word]| *word |= RX_DONE)),
     ("it goes without a reset", "not at rest", || {
         let goes = AtomicBool::new(false);
         Meddler::on_write(move |at, value| {

@@ -6,6 +6,7 @@
 
 mod contest;
 mod dpdk;
+mod ixgbe;
 mod machine;
 mod plot;
 mod run;
@@ -28,6 +29,8 @@ pub(crate) enum Bench {
     /// virtio-user and vhost against DPDK's, in all pairs, through testpmd: packets a second, and cycles a packet of
     /// each side
     Virtio(virtio::Options),
+    /// The driver of the 82599 alone, on a model of the device: cycles a packet
+    Ixgbe(ixgbe::Options),
     /// The pool against DPDK's mempool, malloc and other pools: cycles an object
     Mempool(contest::Options),
     /// The ring against DPDK's and crossbeam's queue: cycles an object
@@ -54,6 +57,7 @@ impl Bench {
         match self {
             Self::Testpmd(options) => options.run(),
             Self::Virtio(options) => options.run(),
+            Self::Ixgbe(options) => options.run(),
             Self::Mempool(options) => options.run_mempool(),
             Self::Ring(options) => options.run_ring(),
         }

@@ -5,14 +5,17 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use std::any::Any;
 use std::sync::Arc;
 
+use super::offload::checksum_flags;
+use crate::packet::{Found, Offload};
+
 /// Bytes of a descriptor.
 pub(super) const DESCRIPTOR: usize = 16;
 /// Rings begin at, and are, multiples of this (8.2.3.8.3: 128 bytes).
 pub(super) const STEP: u16 = 8;
 
-/// What the device has written into a receive descriptor (7.1.6.2).
+/// What the device has written into a receive descriptor (7.1.6.2): its two words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Received(u64);
+pub(super) struct Received(u64, u64);
 
 impl Received {
     /// The descriptor is done: the rest means something.
@@ -21,23 +24,56 @@ impl Received {
     const END: u64 = 1 << 1;
     /// The packet is damaged (RXE of the extended errors).
     const ERROR: u64 = 1 << 29;
+    /// In the first word, the kind of hash; 0 is none.
+    const HASH_TYPE: u64 = 0xf;
+
+    /// What it tells of the packet, if it has its end.
+    #[inline(always)]
+    pub(super) fn found(self, stripped: Stripped) -> Found {
+        // A hash has a type.
+        let hashed = if self.0 & Self::HASH_TYPE != 0 { Offload::RX_RSS_HASH.bits() } else { 0 };
+        let tagged = if self.1 & stripped.0 != 0 { Stripped::FLAGS } else { 0 };
+        let flags = checksum_flags(self.1) | hashed | tagged;
+        Found { flags, hash: (self.0 >> 32) as u32, tag: (self.1 >> 48) as u16 }
+    }
 
     /// Bytes in the buffer.
     #[inline(always)]
     pub(super) const fn len(self) -> usize {
-        (self.0 >> 32) as u16 as usize
+        (self.1 >> 32) as u16 as usize
     }
 
     /// Whether the packet ends with this buffer.
     #[inline(always)]
     pub(super) const fn is_end(self) -> bool {
-        self.0 & Self::END != 0
+        self.1 & Self::END != 0
+    }
+
+    /// Whether the buffer has all of its packet, if that did not begin before, and it is not damaged.
+    #[inline(always)]
+    pub(super) const fn is_whole(self) -> bool {
+        self.1 & (Self::END | Self::ERROR) == Self::END
     }
 
     /// Whether the packet is damaged.
     #[inline(always)]
     pub(super) const fn is_damaged(self) -> bool {
-        self.0 & Self::ERROR != 0
+        self.1 & Self::ERROR != 0
+    }
+}
+
+/// Whether the device takes tags out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stripped(u64);
+
+impl Stripped {
+    /// The packet had a tag (VP).
+    const TAGGED: u64 = 1 << 3;
+    /// Who sends such a packet puts the tag in again.
+    const FLAGS: u32 = Offload::RX_VLAN_STRIPPED.union(Offload::TX_VLAN_INSERT).bits();
+
+    pub(super) const fn new(strips: bool) -> Self {
+        Self(if strips { Self::TAGGED } else { 0 })
     }
 }
 
@@ -54,6 +90,8 @@ pub(super) struct Sent {
     pub(super) end: bool,
     /// The device is to say when it is done with it, and all before.
     pub(super) report: bool,
+    /// What is asked of the device beside that.
+    pub(super) asked: u64,
 }
 
 impl Sent {
@@ -67,7 +105,7 @@ impl Sent {
     /// The second word.
     #[inline(always)]
     const fn word(self) -> u64 {
-        let mut word = self.len as u64 | Self::DATA | (self.packet as u64) << Self::PACKET_SHIFT;
+        let mut word = self.len as u64 | Self::DATA | self.asked | (self.packet as u64) << Self::PACKET_SHIFT;
         if self.end {
             word |= Self::END;
         }
@@ -113,13 +151,6 @@ impl Ring {
         self.size
     }
 
-    /// The index behind `index`, around the end.
-    #[inline(always)]
-    pub(super) const fn after(&self, index: u16) -> u16 {
-        let next = index + 1;
-        if next >= self.size { 0 } else { next }
-    }
-
     #[inline(always)]
     fn slot(&self, index: u16) -> Option<&[AtomicU64; 2]> {
         // SAFETY: below the number of descriptors, so in the memory, which is aligned and only accessed atomically.
@@ -149,14 +180,21 @@ impl Ring {
     /// What the device has received into a buffer; none as long as it has not.
     #[inline(always)]
     pub(super) fn received(&self, index: u16) -> Option<Received> {
-        let word = self.load(index);
-        (word & Received::DONE != 0).then_some(Received(word))
+        let [low, high] = self.slot(index)?;
+        // All that the device wrote before it said that it is done.
+        let high = u64::from_le(high.load(Ordering::Acquire));
+        (high & Received::DONE != 0).then(|| Received(u64::from_le(low.load(Ordering::Relaxed)), high))
     }
 
     /// Gives the device a buffer to send.
     #[inline(always)]
     pub(super) fn send(&self, index: u16, sent: Sent) {
         self.store(index, sent.address, sent.word());
+    }
+
+    /// Gives the device a context (7.2.3.2.3).
+    pub(super) fn context(&self, index: u16, [first, second]: [u64; 2]) {
+        self.store(index, first, second);
     }
 
     /// Whether the device is done with a buffer of which it was to report.
@@ -193,7 +231,7 @@ mod tests {
     #[test]
     fn transmit_descriptors_are_as_the_datasheet_draws_them() {
         let (hand, ring) = Hand::with_ring(8);
-        let sent = Sent { address: 0xa000, len: 60, packet: 60, end: true, report: true };
+        let sent = Sent { address: 0xa000, len: 60, packet: 60, end: true, report: true, asked: 0 };
         ring.send(7, sent);
         // DTYP 3, EOP, IFCS, RS, DEXT; PAYLEN from bit 46 on.
         assert_eq!(hand.words(7), [0xa000, 0x003c | 0x2b30_0000 | 60 << 46]);
@@ -211,6 +249,6 @@ mod tests {
         ring.post(8, 1);
         ring.post(u16::MAX, 1);
         assert_eq!((ring.received(8), ring.is_sent(u16::MAX)), (None, false));
-        assert_eq!((ring.after(6), ring.after(7), ring.size()), (7, 0, 8));
+        assert_eq!(ring.size(), 8);
     }
 }

@@ -13,9 +13,10 @@ use super::registers::{
     EIMC, EIMC_ALL, FCTRL, FCTRL_BAM, FCTRL_MPE, FCTRL_UPE, HLREG0, HLREG0_JUMBOEN, HLREG0_RXCRCSTRP,
     HLREG0_TXCRCEN, HLREG0_TXPADEN, MAXFRS, MAXFRS_SHIFT, MTQC, PACKET_BUFFERS, RAH_AV, RDRXCTL,
     RDRXCTL_CRC_STRIP, RDRXCTL_DMAIDONE, RDRXCTL_FCOE_WRFIX, RDRXCTL_RSCACKC, RDRXCTL_RSCFRSTSIZE, RTTDCS,
-    RTTDCS_ARBDIS, RXCTRL, RXCTRL_RXEN, RXPBSIZE_ALL, Registers, SECRXCTRL, SECRXCTRL_RX_DIS, SECRXSTAT,
-    SECRXSTAT_RDY, STATUS, STATUS_LAN_ID_SHIFT, STATUS_MASTER_ENABLE, TABLE_WORDS, TABLES, TXPBSIZE_ALL,
-    TXPBTHRESH_ALL, eimc_ex, mpsar, rah, ral, rxpbsize, txpbsize, txpbthresh,
+    RTTDCS_ARBDIS, RXCSUM, RXCSUM_PCSD, RXCTRL, RXCTRL_RXEN, RXPBSIZE_ALL, Registers, SECRXCTRL,
+    SECRXCTRL_RX_DIS, SECRXSTAT, SECRXSTAT_RDY, STATUS, STATUS_LAN_ID_SHIFT, STATUS_MASTER_ENABLE,
+    TABLE_WORDS, TABLES, TXPBSIZE_ALL, TXPBTHRESH_ALL, eimc_ex, mpsar, rah, ral, rxpbsize, txpbsize,
+    txpbthresh,
 };
 use crate::net::MacAddress;
 
@@ -27,6 +28,8 @@ const RESET_TIME: Duration = Duration::from_millis(100);
 const SETTLE: Duration = Duration::from_millis(10);
 /// How long each further step of 4.6.3 may take.
 const STEP_TIME: Duration = Duration::from_millis(500);
+/// How long the data path may take to halt, which takes microseconds; the thread may be kept from looking.
+const HALT_TIME: Duration = Duration::from_millis(100);
 
 /// Resets the device: it lets go of all memory, and is as its EEPROM says. Interrupts are off (4.6.3, steps 1 to 5).
 ///
@@ -155,6 +158,8 @@ pub(super) fn prepare<B: Mmio>(registers: &Registers<B>, mac: MacAddress) {
         registers.write(txpbsize(index), of_first(TXPBSIZE_ALL));
         registers.write(txpbthresh(index), of_first(TXPBTHRESH_ALL));
     }
+    // Told in place of hashes, checksums of fragments would be, which nobody here wants.
+    registers.write(RXCSUM, RXCSUM_PCSD);
     registers.write(DTXMXSZRQ, DTXMXSZRQ_NO_DCB);
     registers.set(RTTDCS, RTTDCS_ARBDIS);
     registers.write(MTQC, 0);
@@ -176,13 +181,7 @@ pub(super) fn transmit_on<B: Mmio>(registers: &Registers<B>) {
 /// [`IxgbeError`] when the path is not halted.
 pub(super) fn receive_on<B: Mmio>(registers: &Registers<B>) -> Result<(), IxgbeError> {
     registers.set(SECRXCTRL, SECRXCTRL_RX_DIS);
-    let halted = registers.wait(
-        "halting reception",
-        SECRXSTAT,
-        SECRXSTAT_RDY,
-        SECRXSTAT_RDY,
-        Duration::from_millis(10),
-    );
+    let halted = registers.wait("halting reception", SECRXSTAT, SECRXSTAT_RDY, SECRXSTAT_RDY, HALT_TIME);
     registers.set(RXCTRL, RXCTRL_RXEN);
     registers.clear(SECRXCTRL, SECRXCTRL_RX_DIS);
     registers.flush();

@@ -3,7 +3,8 @@
 //! Rings and packets are mapped for the device, so packets are not copied; those that it does not reach are. What it writes
 //! into rings and registers is checked, and whatever it is waited for has a time limit. It is reset before memory is given
 //! back, on every way out; when it is gone by itself, its receive queues [end](crate::RxQueue::ended) and other ports go on.
-//! Queues are polled; interrupts are off. Received packets all go to the first queue.
+//! Queues are polled; interrupts are off. Received packets are spread over queues by RSS. Checksums, tags and segmentation are
+//! left to the device where the application lets it.
 //!
 //! | parameter | |
 //! |---|---|
@@ -16,9 +17,12 @@
 //! | `semaphore` | what the port shares with its neighbour and the firmware |
 //! | `eeprom` | whether its settings are whole |
 //! | `link` | the link |
+//! | `filters` | which frames are received, and by which queue |
 //! | `init` | resets, and the set-up of what queues share |
 //! | `stats` | what the device counts |
 //! | `descriptor`, `rings` | descriptors, and where they lie |
+//! | `offload` | what the device does with packets, and tells of them |
+//! | `line` | what the device has of ours |
 //! | `rx`, `tx`, `queues` | receiving and sending, and how the device is told of it |
 //! | `unit` | a device, brought up and at rest |
 //! | `shared`, `watch` | what becomes of it while nobody calls |
@@ -27,8 +31,11 @@
 mod descriptor;
 mod eeprom;
 mod error;
+mod filters;
 mod init;
+mod line;
 mod link;
+mod offload;
 mod options;
 mod queues;
 mod registers;
@@ -44,6 +51,7 @@ mod unit;
 pub mod vf;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
@@ -62,8 +70,9 @@ use self::unit::{BACKPLANE, Plan, SFP, Unit, VENDOR};
 use self::watch::Watch;
 use crate::lane::Lanes;
 use crate::net::MacAddress;
+use crate::packet::Offload;
 use crate::port::{
-    DevArgs, Device, DeviceInfo, DeviceQueues, DeviceStats, Held, Link, PortConfig, PortError,
+    DevArgs, Device, DeviceInfo, DeviceQueues, DeviceStats, Held, Link, PortConfig, PortError, RssConfig,
 };
 
 /// The driver's name, DPDK's.
@@ -99,6 +108,9 @@ struct Ixgbe<F: PciFunction> {
     mtu: usize,
     filter: Filter,
     addresses: Vec<MacAddress>,
+    vlans: BTreeSet<u16>,
+    /// As the application wants it; evenly unless it says how.
+    rss: Option<RssConfig>,
     shared: Arc<Shared<F>>,
 }
 
@@ -125,6 +137,8 @@ pub fn open<F: PciFunction>(eal: &Eal, function: F, args: DevArgs) -> Result<Box
         mtu: 1500,
         filter: Filter::default(),
         addresses: Vec::new(),
+        vlans: BTreeSet::new(),
+        rss: None,
         shared: Arc::new(Shared::new(name.clone(), unit)),
     };
     port.begin_watch()?;
@@ -153,13 +167,21 @@ impl<F: PciFunction> Ixgbe<F> {
                 tx_size: self.options.size(config.tx_descriptors),
                 memory: Arc::clone(&self.memory),
                 pool,
+                strips: config.rx_offloads.contains(Offload::RX_VLAN_STRIPPED),
                 copied: Arc::clone(&self.shared.copied),
             },
             mac: self.mac,
             filter: self.filter,
+            vlans: config.vlan_filter.then(|| self.vlans.iter().copied().collect()),
+            rss: self.spread(config.rx_queues),
             addresses: self.addresses.clone(),
             longest: longest(self.mtu),
         })
+    }
+
+    /// How frames are spread over so many queues.
+    fn spread(&self, queues: u16) -> Option<RssConfig> {
+        (queues > 1).then(|| self.rss.clone().unwrap_or_else(|| RssConfig::even(filters::RSS, queues)))
     }
 
     fn bring_up(&self, plan: &Plan, lanes: &IxgbeLanes<F::Bar>) -> Result<(), IxgbeError> {
@@ -214,6 +236,10 @@ impl<F: PciFunction> Device for Ixgbe<F> {
         info.max_frame = LONGEST - 4;
         info.rx_held = Held::Mbufs(self.options.most().into());
         info.tx_held = Held::Mbufs(self.options.most().into());
+        info.rx_offloads = offload::RECEIVING;
+        info.tx_offloads = offload::SENDING;
+        info.vlan_filter = true;
+        info.rss = (self.queues > 1).then_some(filters::RSS);
         info
     }
 
@@ -241,6 +267,8 @@ impl<F: PciFunction> Device for Ixgbe<F> {
         drop(guard);
         self.mtu = config.mtu.unwrap_or(self.mtu);
         self.filter.promiscuous = config.promiscuous;
+        // One that names queues which are no more does not stay.
+        self.rss = self.rss.take().filter(|rss| rss.problem(filters::RSS, config.rx_queues).is_none());
         self.config = Some(config.clone());
         Ok(())
     }
@@ -255,8 +283,9 @@ impl<F: PciFunction> Device for Ixgbe<F> {
             self.take_down();
             return Err(error);
         }
-        // Software does what packets ask for.
-        Ok(lanes.queues(plan.queues.receives, plan.queues.sends, &Arc::new(AtomicU32::new(0))))
+        let left = self.config.as_ref().map_or(Offload::empty(), |config| config.tx_offloads);
+        let can = Arc::new(AtomicU32::new((left & offload::SENDING).bits()));
+        Ok(lanes.queues(plan.queues.receives, plan.queues.sends, &can))
     }
 
     fn stop(&mut self) -> Result<(), PortError> {
@@ -318,6 +347,31 @@ impl<F: PciFunction> Device for Ixgbe<F> {
         })?;
         self.addresses = addresses.to_vec();
         Ok(())
+    }
+
+    fn set_vlan(&mut self, vlan: u16, on: bool) -> Result<(), PortError> {
+        self.tell(|registers| filters::set_vlan(registers, vlan, on))?;
+        if on {
+            self.vlans.insert(vlan);
+        } else {
+            self.vlans.remove(&vlan);
+        }
+        Ok(())
+    }
+
+    fn set_rss(&mut self, rss: &RssConfig) -> Result<(), PortError> {
+        let several = self.config.as_ref().is_some_and(|config| config.rx_queues > 1);
+        self.tell(|registers| filters::set_rss(registers, Some(rss).filter(|_| several)))?;
+        self.rss = Some(rss.clone());
+        Ok(())
+    }
+
+    fn rss(&self) -> Option<RssConfig> {
+        let guard = self.shared.unit();
+        match guard.as_ref().filter(|unit| unit.is_awake()) {
+            Some(unit) => filters::rss(&unit.registers),
+            None => self.config.as_ref().and_then(|config| self.spread(config.rx_queues)),
+        }
     }
 
     fn stats(&self) -> DeviceStats {

@@ -12,9 +12,9 @@ use wirerate_mempool::Memory;
 use super::descriptor::DESCRIPTOR;
 use super::error::IxgbeError;
 use super::registers::{
-    DCA_RXCTRL_MUST_BE_0, DCA_TXCTRL_WRITE_BACK_RO, DCTL_ENABLE, Registers, SRRCTL_ADVANCED, SRRCTL_DROP_EN,
-    dca_rxctrl, dca_txctrl, rdbah, rdbal, rdh, rdlen, rdt, rxdctl, srrctl, tdbah, tdbal, tdh, tdlen, tdt,
-    txdctl,
+    DCA_RXCTRL_MUST_BE_0, DCA_TXCTRL_WRITE_BACK_RO, DCTL_ENABLE, RXDCTL_VME, Registers, SRRCTL_ADVANCED,
+    SRRCTL_DROP_EN, dca_rxctrl, dca_txctrl, rdbah, rdbal, rdh, rdlen, rdt, rxdctl, srrctl, tdbah, tdbal, tdh,
+    tdlen, tdt, txdctl,
 };
 use super::rings::RingMemory;
 use super::rx::{IxgbeRx, room_of};
@@ -80,6 +80,8 @@ pub(super) struct QueuePlan {
     pub(super) tx_size: u16,
     pub(super) memory: Arc<RingMemory>,
     pub(super) pool: MbufPool,
+    /// Whether tags are taken out of received frames.
+    pub(super) strips: bool,
     /// Counts packets that have to be copied.
     pub(super) copied: Arc<AtomicU64>,
 }
@@ -146,7 +148,7 @@ impl QueuePlan {
             let (ring, address) = made.ok_or(IxgbeError::Ring { size: self.rx_size })?;
             let bar = Arc::clone(registers.bar());
             let queue = usize::from(queue);
-            let rx = IxgbeRx::new(ring, rdt(queue), self.pool.clone(), packets.clone(), bar);
+            let rx = IxgbeRx::new(ring, rdt(queue), self.pool.clone(), packets.clone(), self.strips, bar);
             lane.only_polled();
             // The lane keeps what the device may write from now on.
             lane.install(rx);
@@ -158,6 +160,8 @@ impl QueuePlan {
             registers.clear(dca_rxctrl(queue), DCA_RXCTRL_MUST_BE_0);
             registers.write(rdh(queue), 0);
             registers.write(rdt(queue), 0);
+            let strips = if self.strips { RXDCTL_VME } else { 0 };
+            registers.change(rxdctl(queue), RXDCTL_VME, strips);
             registers.set(rxdctl(queue), DCTL_ENABLE);
             let control = rxdctl(queue);
             registers.wait("enabling a receive queue", control, DCTL_ENABLE, DCTL_ENABLE, QUEUE_TIME)?;

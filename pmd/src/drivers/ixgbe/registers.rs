@@ -64,6 +64,28 @@ pub(super) const FCTRL: usize = 0x05080;
 pub(super) const FCTRL_MPE: u32 = 1 << 8;
 pub(super) const FCTRL_UPE: u32 = 1 << 9;
 pub(super) const FCTRL_BAM: u32 = 1 << 10;
+/// VLAN control (8.2.3.7.2): only frames of the table's VLANs, and those without a tag.
+pub(super) const VLNCTRL: usize = 0x05088;
+pub(super) const VLNCTRL_VFE: u32 = 1 << 30;
+/// The VLANs that are received, a bit each (8.2.3.7.11).
+pub(super) const fn vfta(index: usize) -> usize {
+    0x0a000 + 4 * index
+}
+/// Checksums of receive (8.2.3.7.5): descriptors tell of hashes and not of fragments' checksums.
+pub(super) const RXCSUM: usize = 0x05000;
+pub(super) const RXCSUM_PCSD: u32 = 1 << 13;
+/// Several receive queues (8.2.3.7.12): RSS, and the headers that it hashes.
+pub(super) const MRQC: usize = 0x05818;
+pub(super) const MRQC_RSS: u32 = 1 << 0;
+pub(super) const MRQC_FIELDS_SHIFT: u32 = 16;
+/// RSS: the key (8.2.3.7.14), and the table of queues (8.2.3.7.15), four to a register.
+pub(super) const fn rssrk(index: usize) -> usize {
+    0x05c80 + 4 * index
+}
+pub(super) const fn reta(index: usize) -> usize {
+    0x05c00 + 4 * index
+}
+
 /// Tables of 128 words: multicast hashes (8.2.3.7.7), VLANs (8.2.3.7.11), unicast hashes (8.2.3.27.17).
 pub(super) const TABLES: [usize; 3] = [0x05200, 0x0a000, 0x0f400];
 pub(super) const TABLE_WORDS: usize = 128;
@@ -107,6 +129,8 @@ pub(super) const SRRCTL_ADVANCED: u32 = 1 << 25;
 pub(super) const SRRCTL_DROP_EN: u32 = 1 << 28;
 /// Bits of RXDCTL and TXDCTL.
 pub(super) const DCTL_ENABLE: u32 = 1 << 25;
+/// Of RXDCTL alone: tags are taken out.
+pub(super) const RXDCTL_VME: u32 = 1 << 30;
 pub(super) const DCTL_SWFLSH: u32 = 1 << 26;
 /// Direct cache access of a receive queue (8.2.3.11.1); bit 12 has to be 0 (4.6.7).
 pub(super) const fn dca_rxctrl(queue: usize) -> usize {

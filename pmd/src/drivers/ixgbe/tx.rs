@@ -1,7 +1,6 @@
 //! Sending: packets are lent to the device, and go home when it says that it is done with them (datasheet 7.2).
 
 use core::ptr::NonNull;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,10 +9,13 @@ use wirerate_eal::mmio::Mmio;
 use wirerate_mempool::RawHandle;
 
 use super::descriptor::{Ring, Sent};
+use super::line::Line;
+use super::offload::{Asked, Contexts};
 use crate::drivers::reach::Reach;
 use crate::lane::Transmit;
+use crate::net::complete::OffloadError;
 use crate::net::headers::Ethernet;
-use crate::packet::{Burst, MAX_BURST, Mbuf, MbufPool, Parked};
+use crate::packet::{Burst, Mbuf, MbufPool, Parked};
 use crate::port::{Counters, DropReason};
 use crate::virtqueue::Broken;
 
@@ -21,9 +23,10 @@ use crate::virtqueue::Broken;
 const REPORT: u16 = 32;
 /// Descriptors of a packet at most (7.2.1.1: 40 buffers).
 const MOST_PIECES: usize = 40;
-/// The fewest descriptors in a ring: when all reports came, there is room for a packet of as many as it can have.
+/// The fewest descriptors in a ring: when all reports came, there is room for a packet of as many as it can have, and a
+/// context.
 pub(super) const LEAST_SIZE: u16 = 128;
-const _: () = assert!(LEAST_SIZE as usize - 1 - (REPORT as usize - 1) >= MOST_PIECES);
+const _: () = assert!(LEAST_SIZE as usize - 1 - (REPORT as usize - 1) > MOST_PIECES);
 /// Bytes of the shortest packet that is sent: a header.
 const ETHERNET_LEN: usize = size_of::<Ethernet>();
 /// The longest packet that is sent: MAXFRS is below 16 KiB (8.2.3.22.13).
@@ -33,20 +36,16 @@ const LONGEST: usize = 15_872;
 #[derive(Debug)]
 pub(super) struct IxgbeTx<B> {
     ring: Ring,
-    /// Packets that the device has, each with its last descriptor.
-    parked: Box<[Option<Parked>]>,
+    /// Packets that the device has, each at its last descriptor.
+    parked: Line<Parked>,
     /// The pool of those that are simple.
     home: Option<RawHandle>,
-    /// The next descriptor to be written.
-    tail: u16,
-    /// The first that the device may not be done with.
-    oldest: u16,
-    /// Descriptors that can be written. One always stays empty, or a full ring would look like an empty one.
-    free: u16,
     /// Descriptors since the last of which a report was asked.
     unreported: u16,
     /// Descriptors of which reports were asked, oldest first.
-    reports: VecDeque<u16>,
+    reports: Line<u16>,
+    /// What the device was told to do with packets that ask for something.
+    contexts: Contexts,
     reach: Reach,
     /// Where packets are copied to that the device does not reach.
     pool: MbufPool,
@@ -57,8 +56,8 @@ pub(super) struct IxgbeTx<B> {
 }
 
 impl<B: Mmio> IxgbeTx<B> {
-    /// Sends by `ring`, whose tail register is `doorbell`. Packets that the device does not reach are copied into mbufs of `pool`, and
-    /// counted in `copied`.
+    /// Sends by `ring`, whose tail register is at `doorbell`. Packets that the device does not reach are copied into mbufs of
+    /// `pool`, and counted in `copied`.
     pub(super) fn new(
         ring: Ring,
         doorbell: usize,
@@ -69,14 +68,12 @@ impl<B: Mmio> IxgbeTx<B> {
     ) -> Self {
         let size = ring.size();
         Self {
-            parked: std::iter::repeat_with(|| None).take(usize::from(size)).collect(),
+            parked: Line::new(size),
             home: None,
-            tail: 0,
-            oldest: 0,
-            free: size - 1,
             unreported: 0,
-            // Never grows: reports are apart from each other.
-            reports: VecDeque::with_capacity(usize::from(size)),
+            // Reports are apart from each other.
+            reports: Line::new(size / REPORT + 2),
+            contexts: Contexts::default(),
             ring,
             reach,
             pool,
@@ -86,54 +83,65 @@ impl<B: Mmio> IxgbeTx<B> {
         }
     }
 
-    /// Writes a descriptor and returns its index.
+    /// Sends packets off the front that need one descriptor, until there is one that does not, or no room; how many, and
+    /// their bytes.
     #[inline(always)]
-    fn write(&mut self, address: u64, len: u16, packet: u32, end: bool) -> u16 {
-        let index = self.tail;
-        self.unreported += 1;
-        let report = end && self.unreported >= REPORT;
-        self.ring.send(index, Sent { address, len, packet, end, report });
-        if report {
-            self.unreported = 0;
-            self.reports.push_back(index);
-        }
-        self.tail = self.ring.after(index);
-        self.free -= 1;
-        index
+    fn send_simple(&mut self, burst: &mut Burst) -> (usize, u64) {
+        let Some(first) = burst.first() else { return (0, 0) };
+        let home = *self.home.get_or_insert_with(|| first.pool_handle());
+        let Self { ring, parked, reports, reach, .. } = self;
+        let mut filler = parked.filler();
+        let (mut unreported, mut bytes) = (self.unreported, 0);
+        let sent = burst.give(|packet| {
+            let data = packet.data();
+            let len = data.len();
+            let fits = filler.room() > 0 && packet.is_plain() && (ETHERNET_LEN..=LONGEST).contains(&len);
+            let address = if fits { reach.address(NonNull::from(data).cast(), len) } else { None };
+            let Some(address) = address else { return Err(packet) };
+            let packet = Parked::new(packet, home);
+            unreported += 1;
+            let report = unreported >= REPORT;
+            let place = filler.place();
+            let (len16, packet_len) = (len as u16, len as u32);
+            ring.send(place, Sent { address, len: len16, packet: packet_len, end: true, report, asked: 0 });
+            if report {
+                unreported = 0;
+                remember(reports, place);
+            }
+            bytes += len as u64;
+            // There is room, as was asked.
+            let _ = filler.push(packet);
+            Ok(())
+        });
+        drop(filler);
+        self.unreported = unreported;
+        (sent, bytes)
     }
 
-    /// Lends a packet to the device, with its last descriptor.
-    #[inline(always)]
-    fn park(&mut self, index: u16, packet: Mbuf) {
-        let home = *self.home.get_or_insert_with(|| packet.pool_handle());
-        if let Some(slot) = self.parked.get_mut(usize::from(index)) {
-            *slot = Some(Parked::new(packet, home));
-        }
-    }
-
-    /// The device's address of a packet that needs one descriptor.
-    #[inline(always)]
-    fn simple(&mut self, packet: &Mbuf) -> Option<u64> {
-        let data = packet.data();
-        let fits = packet.is_plain() && (ETHERNET_LEN..=LONGEST).contains(&data.len());
-        if fits { self.reach.address(NonNull::from(data).cast(), data.len()) } else { None }
-    }
-
-    /// Sends the first packet, which is not simple: of several segments, out of reach, or of a length that cannot be. False
-    /// when there is no room for it.
-    #[cold]
+    /// Sends the first packet, which is not simple: it asks for something, has several segments, is out of reach, or of a
+    /// length that cannot be. False when there is no room for it.
+    #[inline(never)]
     fn send_special(&mut self, burst: &mut Burst, counters: &Counters, sent: &mut (u64, u64)) -> bool {
-        let Some(first) = burst.first() else { return false };
-        let wrong = match first.len() {
-            0..ETHERNET_LEN => Some(DropReason::TxTooShort),
-            ETHERNET_LEN..=LONGEST => None,
-            _ => Some(DropReason::TxTooLong),
+        let Some(first) = burst.first_mut() else { return false };
+        let mut prepare = || {
+            let asked = Asked::of(first).map_err(OffloadError::drop_reason)?;
+            let (len, longest) = (first.len(), asked.map_or(0, |asked| asked.segment));
+            match if longest > 0 { longest.min(len) } else { len } {
+                _ if len < ETHERNET_LEN => return Err(DropReason::TxTooShort),
+                0..=LONGEST => {}
+                _ => return Err(DropReason::TxTooLong),
+            }
+            asked.map_or(Ok(()), |asked| asked.make_ready(first)).map_err(OffloadError::drop_reason)?;
+            Ok(asked)
         };
-        if let Some(reason) = wrong {
-            counters.dropped(reason, 1);
-            burst.free_front(1);
-            return true;
-        }
+        let asked = match prepare() {
+            Ok(asked) => asked,
+            Err(reason) => {
+                counters.dropped(reason, 1);
+                burst.free_front(1);
+                return true;
+            }
+        };
         let (mut own, mut copy) = (pieces(&self.reach, first), None);
         if own.is_none() {
             // It waits until the pool has mbufs again.
@@ -147,18 +155,47 @@ impl<B: Mmio> IxgbeTx<B> {
             burst.free_front(1);
             return true;
         };
-        if usize::from(self.free) < pieces.len() {
+        let (context, is_new) = asked.map_or((0, false), |asked| self.contexts.find(&asked));
+        if usize::from(self.parked.room()) < pieces.len() + usize::from(is_new) {
             return false;
         }
-        let len = first.len();
-        let mut last = self.tail;
-        for (at, (address, piece)) in pieces.iter().enumerate() {
-            last = self.write(*address, *piece, len as u32, at + 1 == pieces.len());
-        }
+        // From here on it is not offered again.
         self.copied.fetch_add(u64::from(copy.is_some()), Ordering::Relaxed);
         let own = burst.drain_front(1).next();
-        if let Some(packet) = copy.or(own) {
-            self.park(last, packet);
+        let Some(mut packet) = copy.or(own) else { return false };
+        if asked.is_some_and(|asked| !asked.finish(&mut packet)) {
+            counters.dropped(DropReason::BadHeader, 1);
+            return true;
+        }
+        let len = packet.len();
+        let home = *self.home.get_or_insert_with(|| packet.pool_handle());
+        let mut packet = Some(Parked::new(packet, home));
+        let mut filler = self.parked.filler();
+        let (mut bits, mut counted) = (0, len);
+        if let Some(asked) = asked {
+            if is_new {
+                self.ring.context(filler.place(), asked.numbered(context));
+                let _ = filler.push(Parked::nothing());
+                self.unreported += 1;
+            }
+            self.contexts.used(context, &asked);
+            (bits, counted) = (asked.bits(context), len - asked.headers);
+        }
+        for (at, (address, piece)) in pieces.iter().enumerate() {
+            let end = at + 1 == pieces.len();
+            self.unreported += 1;
+            let report = end && self.unreported >= REPORT;
+            let place = filler.place();
+            let packet_len = counted as u32;
+            let sent = Sent { address: *address, len: *piece, packet: packet_len, end, report, asked: bits };
+            self.ring.send(place, sent);
+            if report {
+                self.unreported = 0;
+                remember(&mut self.reports, place);
+            }
+            let lent = if end { packet.take() } else { None };
+            // There is room, as was asked.
+            let _ = filler.push(lent.unwrap_or(Parked::nothing()));
         }
         *sent = (sent.0 + 1, sent.1 + len as u64);
         true
@@ -167,41 +204,30 @@ impl<B: Mmio> IxgbeTx<B> {
     /// Puts home what the device is done with.
     #[inline(always)]
     fn reap(&mut self) {
-        let mut done = ArrayVec::<Parked, MAX_BURST>::new_const();
-        while let Some(&report) = self.reports.front() {
-            if !self.ring.is_sent(report) {
-                break;
-            }
-            self.reports.pop_front();
-            loop {
-                let index = self.oldest;
-                if let Some(packet) = self.parked.get_mut(usize::from(index)).and_then(Option::take) {
-                    if done.is_full() {
-                        self.put_home(&mut done);
-                    }
-                    done.push(packet);
-                }
-                self.oldest = self.ring.after(index);
-                self.free += 1;
-                if index == report {
-                    break;
-                }
-            }
+        let mut done = None;
+        while let Some(report) = self.reports.oldest().copied().filter(|report| self.ring.is_sent(*report)) {
+            self.reports.take(1, |_| Some(()), |_, ()| ());
+            done = Some(report);
         }
-        self.put_home(&mut done);
-        if self.free == self.ring.size() - 1 {
+        let (Some(count), Some(home)) = (done.and_then(|report| self.parked.up_to(report)), self.home) else {
+            return;
+        };
+        self.parked.take_pieces(count, |run| {
+            // SAFETY: while packets are out the home stays the same, and all were parked with it; the line has given them up.
+            unsafe { Parked::free_run(run, home) };
+        });
+        if self.parked.len() == 0 {
             // Nothing is out, so any pool can be the queue's.
             self.home = None;
         }
     }
+}
 
-    #[inline(always)]
-    fn put_home(&self, done: &mut ArrayVec<Parked, MAX_BURST>) {
-        if let Some(home) = self.home {
-            // SAFETY: while packets are out the home stays the same, and all were parked with it.
-            unsafe { Parked::free(done, home) };
-        }
-    }
+/// Notes a descriptor of which a report was asked.
+#[inline(always)]
+fn remember(reports: &mut Line<u16>, place: u16) {
+    // There is room: reports are apart from each other.
+    let _ = reports.filler().push(place);
 }
 
 /// What of a packet the device reaches, piece by piece; none if it does not reach all, or there are too many.
@@ -210,7 +236,8 @@ fn pieces(reach: &Reach, packet: &Mbuf) -> Option<ArrayVec<(u64, u16), MOST_PIEC
     for mut left in packet.segments() {
         while !left.is_empty() {
             let (address, len) = reach.piece(NonNull::from(left).cast(), left.len())?;
-            pieces.try_push((address, u16::try_from(len).ok()?)).ok()?;
+            let len = len.min(LONGEST);
+            pieces.try_push((address, len as u16)).ok()?;
             left = left.get(len..)?;
         }
     }
@@ -220,33 +247,20 @@ fn pieces(reach: &Reach, packet: &Mbuf) -> Option<ArrayVec<(u64, u16), MOST_PIEC
 impl<B: Mmio> Transmit for IxgbeTx<B> {
     #[inline]
     fn send(&mut self, burst: &mut Burst, counters: &Counters) -> Result<(), Broken> {
-        if usize::from(self.free) < usize::from(self.ring.size() / 2).max(burst.len()) {
+        if usize::from(self.parked.room()) < usize::from(self.ring.size() / 2).max(burst.len()) {
             self.reap();
         }
-        let before = self.tail;
+        let before = self.parked.end();
         let mut sent = (0, 0);
         while !burst.is_empty() {
-            let mut run = ArrayVec::<u16, MAX_BURST>::new_const();
-            let mut bytes = 0;
-            for packet in burst.iter().take(self.free.into()) {
-                let Some(address) = self.simple(packet) else { break };
-                let len = packet.len();
-                run.push(self.write(address, len as u16, len as u32, true));
-                bytes += len as u64;
+            let (packets, bytes) = self.send_simple(burst);
+            sent = (sent.0 + packets as u64, sent.1 + bytes);
+            if burst.is_empty() || self.parked.room() == 0 || !self.send_special(burst, counters, &mut sent) {
+                break;
             }
-            if run.is_empty() {
-                if self.free == 0 || !self.send_special(burst, counters, &mut sent) {
-                    break;
-                }
-                continue;
-            }
-            for (packet, index) in burst.drain_front(run.len()).zip(&run) {
-                self.park(*index, packet);
-            }
-            sent = (sent.0 + run.len() as u64, sent.1 + bytes);
         }
-        if self.tail != before {
-            self.registers.write32(self.doorbell, self.tail.into());
+        if self.parked.end() != before {
+            self.registers.write32(self.doorbell, self.parked.end().into());
             counters.passed(sent.0, sent.1);
         }
         Ok(())

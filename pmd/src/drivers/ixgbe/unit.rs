@@ -3,12 +3,14 @@
 use wirerate_eal::pci::PciFunction;
 
 use super::error::IxgbeError;
+use super::filters;
 use super::init::{self, Filter};
 use super::link::{self, Media};
 use super::queues::{IxgbeLanes, Mappings, QueuePlan};
 use super::registers::{DCTL_ENABLE, DCTL_SWFLSH, LEN, Registers, rxdctl, tdbal, txdctl};
 use super::stats;
 use crate::net::MacAddress;
+use crate::port::RssConfig;
 
 /// The vendor, and the devices: those with a cage for SFP+ modules, and those for backplanes or CX4 (DPDK's and Linux's lists).
 pub(super) const VENDOR: u16 = 0x8086;
@@ -21,6 +23,10 @@ pub(super) struct Plan {
     pub(super) queues: QueuePlan,
     pub(super) mac: MacAddress,
     pub(super) filter: Filter,
+    /// The only VLANs that are received; none receives all.
+    pub(super) vlans: Option<Vec<u16>>,
+    /// How received frames are spread over queues.
+    pub(super) rss: Option<RssConfig>,
     /// Addresses that are received for, too.
     pub(super) addresses: Vec<MacAddress>,
     /// Bytes of the longest frame, frame check sequence included and tags not.
@@ -87,6 +93,11 @@ impl<F: PciFunction> Unit<F> {
         }
         init::set_filter(&self.registers, plan.filter);
         init::set_longest_frame(&self.registers, plan.longest);
+        for vlan in plan.vlans.iter().flatten() {
+            filters::set_vlan(&self.registers, *vlan, true);
+        }
+        filters::set_vlan_filter(&self.registers, plan.vlans.is_some());
+        filters::set_rss(&self.registers, plan.rss.as_ref());
         let mappings = self.mappings.as_ref().ok_or(IxgbeError::NotMapped)?;
         if plan.queues.sends > 0 {
             init::transmit_on(&self.registers);

@@ -54,6 +54,8 @@ const VLAN_FILTER: u32 = 1 << 30;
 const MULTICAST_FILTER: u32 = 1 << 2;
 /// MRQC (8.2.3.7.12): RSS by addresses and by ports of TCP and UDP.
 const RSS: u32 = 0x00f3_0001;
+/// RXCSUM.PCSD (8.2.3.7.5).
+const HASH_TOLD: u32 = 1 << 13;
 /// PSRTYPE.RQPL (8.2.3.7.4).
 const QUEUE_BITS_SHIFT: u32 = 29;
 
@@ -136,6 +138,7 @@ impl Model {
             ("MCSTCTRL", MULTICAST_FILTER),
             ("VLNCTRL", VLAN_FILTER),
             ("MRQC", RSS),
+            ("RXCSUM", HASH_TOLD),
         ] {
             let value = self.value(name) | set;
             self.set_value_of(name, 0, value);

@@ -1,7 +1,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use super::super::registers::rdt;
 use super::super::testing::{Hand, Written, pool, reach};
 use super::*;
+use crate::packet::MAX_BURST;
 
 const DONE: u64 = 1;
 const END: u64 = 2;
@@ -19,7 +21,7 @@ impl Lab {
     fn new(size: u16, mbufs: usize) -> Self {
         let (hand, ring) = Hand::with_ring(size);
         let (pool, registers) = (pool(mbufs), Arc::new(Written::default()));
-        let rx = IxgbeRx::new(ring, 0x1058, pool.clone(), reach(&pool, 0), Arc::clone(&registers));
+        let rx = IxgbeRx::new(ring, rdt(1), pool.clone(), reach(&pool, 0), true, Arc::clone(&registers));
         Self { hand, rx, registers, pool, counters: Counters::new() }
     }
 
@@ -69,7 +71,7 @@ fn a_ring_goes_round_for_ever_and_the_pool_may_be_empty_meanwhile() {
     let mut at = 0;
     for round in 0..300 {
         for _ in 0..50 {
-            if lab.rx.posted[usize::from(at)].is_some() {
+            if lab.rx.posted.up_to(at).is_some() {
                 lab.write(at, 1, 64, END);
                 at = (at + 1) % 128;
             }

@@ -1,7 +1,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use super::super::registers::tdt;
 use super::super::testing::{Hand, Written, pool, reach};
 use super::*;
+use crate::packet::MAX_BURST;
 
 const END: u64 = 1 << 24;
 const REPORT_BIT: u64 = 1 << 27;
@@ -22,7 +24,7 @@ impl Lab {
         let (hand, ring) = Hand::with_ring(size);
         let (pool, registers) = (pool(mbufs), Arc::new(Written::default()));
         let reach = reach(&pool, AWAY);
-        let tx = IxgbeTx::new(ring, 0x6098, pool.clone(), reach, Arc::default(), Arc::clone(&registers));
+        let tx = IxgbeTx::new(ring, tdt(2), pool.clone(), reach, Arc::default(), Arc::clone(&registers));
         Self { hand, tx, registers, pool, counters: Counters::new() }
     }
 

@@ -40,6 +40,7 @@ use self::talk::{MOST_GROUPS, Talk};
 use self::unit::{Plan, Unit};
 use super::error::IxgbeError;
 use super::init::Filter;
+use super::offload;
 use super::options::Options;
 use super::queues::{IxgbeLanes, Mappings, QueuePlan};
 use super::registers::Registers;
@@ -49,6 +50,7 @@ use super::unit::VENDOR;
 use super::watch::Watch;
 use super::{BESIDE, LEAST_MTU, longest};
 use crate::net::MacAddress;
+use crate::packet::Offload;
 use crate::port::{
     DevArgs, Device, DeviceInfo, DeviceQueues, DeviceStats, Held, Link, PortConfig, PortError,
 };
@@ -134,6 +136,7 @@ impl<F: PciFunction> IxgbeVf<F> {
                 tx_size: self.options.size(config.tx_descriptors),
                 memory: Arc::clone(&self.memory),
                 pool,
+                strips: config.rx_offloads.contains(Offload::RX_VLAN_STRIPPED),
                 copied: Arc::clone(&self.shared.copied),
             },
             mac: self.mac,
@@ -185,6 +188,8 @@ impl<F: PciFunction> Device for IxgbeVf<F> {
     fn info(&self) -> DeviceInfo {
         let mut info = DeviceInfo::new(NAME, self.queues, self.queues);
         info.max_frame = LONGEST - 4;
+        info.rx_offloads = offload::RECEIVING;
+        info.tx_offloads = offload::SENDING;
         info.vlan_filter = true;
         info.rx_held = Held::Mbufs(self.options.most().into());
         info.tx_held = Held::Mbufs(self.options.most().into());
@@ -233,8 +238,9 @@ impl<F: PciFunction> Device for IxgbeVf<F> {
             return Err(error);
         }
         tracing::info!("{}: started", self.shared.name);
-        // Software does what packets ask for.
-        Ok(lanes.queues(receives, sends, &Arc::new(AtomicU32::new(0))))
+        let left = self.config.as_ref().map_or(Offload::empty(), |config| config.tx_offloads);
+        let can = Arc::new(AtomicU32::new((left & offload::SENDING).bits()));
+        Ok(lanes.queues(receives, sends, &can))
     }
 
     fn stop(&mut self) -> Result<(), PortError> {

@@ -331,6 +331,12 @@ impl<F: PciFunction> Device for VirtioPci<F> {
         Ok(())
     }
 
+    fn rss(&self) -> Option<RssConfig> {
+        let queues = self.config.as_ref().map_or(0, |config| config.rx_queues);
+        let info = self.info.rss.filter(|_| queues > 1)?;
+        Some(self.wishes.rss.clone().unwrap_or_else(|| RssConfig::even(info, queues)))
+    }
+
     fn stats(&self) -> DeviceStats {
         let shared = &self.shared;
         let mut extended = shared.state.counts();

@@ -1,0 +1,76 @@
+//! Which frames are received, and by which queue: VLANs (datasheet 7.4) and RSS (7.1.2.8).
+
+use wirerate_eal::mmio::Mmio;
+
+use super::registers::{
+    MRQC, MRQC_FIELDS_SHIFT, MRQC_RSS, Registers, VLNCTRL, VLNCTRL_VFE, reta, rssrk, vfta,
+};
+use crate::port::{RssConfig, RssHash, RssInfo};
+
+/// Bytes of the key, and entries of the table.
+const KEY_LEN: usize = 40;
+const TABLE_LEN: usize = 128;
+
+/// What the device can do of RSS.
+pub(super) const RSS: RssInfo =
+    RssInfo { key_len: KEY_LEN as u8, table_len: TABLE_LEN as u16, hash: RssHash::all() };
+
+/// The headers, by the bits of MRQC's upper half (8.2.3.7.12).
+const FIELDS: [(RssHash, u32); 6] = [
+    (RssHash::TCPV4, 0),
+    (RssHash::IPV4, 1),
+    (RssHash::IPV6, 4),
+    (RssHash::TCPV6, 5),
+    (RssHash::UDPV4, 6),
+    (RssHash::UDPV6, 7),
+];
+
+/// Receives frames of a VLAN, or not any more.
+pub(super) fn set_vlan<B: Mmio>(registers: &Registers<B>, vlan: u16, on: bool) {
+    let (word, bit) = (vfta(usize::from(vlan >> 5 & 0x7f)), 1 << (vlan & 0x1f));
+    registers.change(word, if on { 0 } else { bit }, if on { bit } else { 0 });
+}
+
+/// Receives frames of those VLANs only, and those without a tag; or all.
+pub(super) fn set_vlan_filter<B: Mmio>(registers: &Registers<B>, on: bool) {
+    let (clear, set) = if on { (0, VLNCTRL_VFE) } else { (VLNCTRL_VFE, 0) };
+    registers.change(VLNCTRL, clear, set);
+}
+
+/// Spreads frames so; none has all go to the first queue. A short key is as if zeros followed.
+pub(super) fn set_rss<B: Mmio>(registers: &Registers<B>, rss: Option<&RssConfig>) {
+    let Some(rss) = rss else {
+        registers.write(MRQC, 0);
+        return;
+    };
+    let byte = |at: usize| rss.key.get(at).copied().unwrap_or(0);
+    for index in 0..KEY_LEN / 4 {
+        let word = u32::from_le_bytes([0, 1, 2, 3].map(|at| byte(4 * index + at)));
+        registers.write(rssrk(index), word);
+    }
+    let mut queues = rss.table.iter().cycle().map(|queue| *queue as u8);
+    for index in 0..TABLE_LEN / 4 {
+        let word = u32::from_le_bytes([0; 4].map(|_| queues.next().unwrap_or(0)));
+        registers.write(reta(index), word);
+    }
+    let chosen = FIELDS.iter().filter(|(hash, _)| rss.hash.contains(*hash));
+    let fields = chosen.fold(0, |fields, (_, bit)| fields | 1 << bit);
+    registers.write(MRQC, MRQC_RSS | fields << MRQC_FIELDS_SHIFT);
+}
+
+/// How the device spreads frames now; none if it does not.
+pub(super) fn rss<B: Mmio>(registers: &Registers<B>) -> Option<RssConfig> {
+    let mrqc = registers.read(MRQC);
+    if mrqc & MRQC_RSS == 0 || mrqc == u32::MAX {
+        return None;
+    }
+    let bytes = |registers: &Registers<B>, words: usize, at: fn(usize) -> usize| -> Vec<u8> {
+        (0..words).flat_map(|index| registers.read(at(index)).to_le_bytes()).collect()
+    };
+    let fields = mrqc >> MRQC_FIELDS_SHIFT;
+    Some(RssConfig {
+        hash: FIELDS.iter().filter(|(_, bit)| fields >> bit & 1 == 1).map(|(hash, _)| *hash).collect(),
+        key: bytes(registers, KEY_LEN / 4, rssrk),
+        table: bytes(registers, TABLE_LEN / 4, reta).into_iter().map(u16::from).collect(),
+    })
+}
