@@ -12,7 +12,7 @@
 //! | [`Card`], [`Function`] (`function`), `slot`, `config` | the model as a PCI function, for this process and for others; its configuration space |
 //! | [`Dma`], [`Mapped`] (`memory`) | the memory that it reaches |
 //! | `packet` | what is in a frame: headers and checksums |
-//! | `filters`, `rss` | which frames are received, and into which queue |
+//! | `filters`, `classify`, `rss` | which frames are received, and into which queue |
 //! | `flow` | flow control |
 //! | `offload` | what is done with frames that are sent |
 //! | `rings`, `receive`, `transmit` | descriptors, and the frames that they carry |
@@ -29,6 +29,7 @@
 // A device reaches the memory that was mapped for it (`memory`); nothing else is unsafe.
 #![deny(unsafe_code)]
 
+mod classify;
 mod config;
 mod eeprom;
 mod fault;

@@ -122,6 +122,8 @@ impl Ip {
 pub(crate) struct Headers {
     /// The tag of a VLAN.
     pub(crate) tag: Option<u16>,
+    /// The EtherType behind the tag; less than 0x600 where a length is there.
+    pub(crate) kind: u16,
     pub(crate) ip: Option<Ip>,
 }
 
@@ -132,7 +134,8 @@ impl Headers {
         if word(frame, at) == Some(vlan) {
             (at, tag) = (16, word(frame, 14));
         }
-        let Some(mut kind) = word(frame, at) else { return Self { tag, ip: None } };
+        let Some(mut kind) = word(frame, at) else { return Self { tag, kind: 0, ip: None } };
+        let told = kind;
         at += 2;
         if kind < 0x600 && frame.get(at..at + 6) == Some(&SNAP) {
             kind = word(frame, at + 6).unwrap_or(0);
@@ -143,7 +146,7 @@ impl Headers {
             IPV6 => ipv6(frame, at),
             _ => None,
         };
-        Self { tag, ip }
+        Self { tag, kind: told, ip }
     }
 
     /// The packet's type as descriptors have it (7.1.6.2): a bit for each header.

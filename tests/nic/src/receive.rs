@@ -188,7 +188,7 @@ impl Model {
             return false;
         }
         let Some(first) = self.receive.buffer.front() else { return false };
-        let queue = self.queue_of(first.hash);
+        let queue = self.queue_for(&first.headers, first.hash);
         let strips = first.headers.tag.is_some() && self.value_of("RXDCTL", queue) & STRIP_VLAN != 0;
         let len = first.bytes.len() - if strips { TAG } else { 0 };
         let srrctl = self.value_of("SRRCTL", queue);
@@ -221,7 +221,7 @@ impl Model {
         let Arrived { bytes, headers, passed, hash, whole } = frame;
         let hash = if self.value("RXCSUM") & HASH_TOLD == 0 { Hash::default() } else { *hash };
         let mut told =
-            Told { hash, packet_type: headers.packet_type(), status: DONE | END, ..Told::default() };
+            Told { hash, packet_type: self.packet_type(headers), status: DONE | END, ..Told::default() };
         if let Some(tag) = headers.tag {
             told.status |= TAGGED;
             told.tag = if strips { tag } else { 0 };

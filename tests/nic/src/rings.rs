@@ -1,5 +1,6 @@
 //! Rings of descriptors: how a driver sets them up and hands descriptors over (datasheet, 4.6.7, 4.6.8, 7.1 and 7.2).
 
+use super::classify::etqf_is_wrong;
 use super::memory::{Dma, Unreachable};
 use super::model::Model;
 use super::registers::Found;
@@ -98,7 +99,8 @@ impl Model {
             "RXCSUM" => self.rxcsum_is_wrong(value),
             "FCCFG" | "MFLCN" => Self::flow_is_wrong(name, value),
             "MRQC" => self.mrqc_is_wrong(value),
-            "ETQF" | "FTQF" | "SYNQF" => Self::classifier_is_missing(found, value),
+            "ETQF" => etqf_is_wrong(value),
+            "FTQF" | "SYNQF" => Self::classifier_is_missing(found, value),
             "MTQC" if self.value("RTTDCS") & ARBITER_OFF == 0 && value != self.value("MTQC") => {
                 Some("RTTDCS.ARBDIS is to be set while it changes")
             }
@@ -106,6 +108,8 @@ impl Model {
             "TXDCTL" if self.starts(&TX, queue, value) => self.tx_is_not_ready(queue),
             // What becomes of frames without room may change at any time: Linux does so when the link comes up.
             "SRRCTL" if (value ^ self.value_of("SRRCTL", queue)) & !SRRCTL_DROP == 0 => None,
+            // DPDK writes 0 to both after it has enabled the queue, where they are 0.
+            "RDH" | "TDH" if value == self.value_of(name, queue) => None,
             "RDBAL" | "RDBAH" | "RDLEN" | "RDH" | "SRRCTL" => self.is_in_use(&RX, queue),
             "TDBAL" | "TDBAH" | "TDLEN" | "TDH" | "TDWBAL" | "TDWBAH" => self.is_in_use(&TX, queue),
             "RDT" => self.tail_is_wrong(&RX, queue, value),

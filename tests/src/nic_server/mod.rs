@@ -157,6 +157,18 @@ impl NicServer {
         Ok(())
     }
 
+    /// Checks that drivers have broken these rules, and no others: words of each in the order in which they did.
+    ///
+    /// # Errors
+    /// When they have broken others, or not all of these.
+    pub fn expect_faults(&self, words: &[&str]) -> Result<()> {
+        let faults = self.faults();
+        let are_expected = faults.len() == words.len()
+            && faults.iter().zip(words).all(|(fault, words)| fault.contains(words));
+        ensure!(are_expected, "drivers broke rules, which were to be {words:#?}:\n{}", faults.join("\n"));
+        Ok(())
+    }
+
     /// The rules that were broken, one a line.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {

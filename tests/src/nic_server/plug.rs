@@ -23,6 +23,15 @@ pub struct Wires {
     pub other: PathBuf,
 }
 
+impl Wires {
+    /// Those at the other end of a test's.
+    #[must_use]
+    pub fn to(wire: &crate::guest::Wire) -> Self {
+        let (near, far) = wire.ends();
+        Self { own: far.to_owned(), other: near.to_owned() }
+    }
+}
+
 /// A card's end.
 #[derive(Debug)]
 pub(super) struct Plug {

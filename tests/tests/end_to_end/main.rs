@@ -18,6 +18,7 @@ mod files;
 mod guests;
 mod interop;
 mod memory;
+mod nic82599;
 mod pci;
 mod pci_life;
 mod peers;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         guests::trials(),
         pci::trials(),
         pci_life::trials(),
+        nic82599::trials(),
         interop::trials(),
         cleanup::trials(),
         files::trials(),

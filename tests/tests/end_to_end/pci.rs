@@ -33,7 +33,7 @@ const CIRCULATE: Duration = Duration::from_secs(4);
 
 /// A program that forwards between interfaces in a guest, unchanged and paired.
 #[derive(Clone, Copy)]
-struct Forwarder {
+pub(crate) struct Forwarder {
     name: &'static str,
     /// Puts it into a guest.
     add: fn(Machine) -> Machine,
@@ -65,7 +65,7 @@ impl Display for Figures {
 }
 
 /// DPDK's testpmd.
-const DPDK: Forwarder = Forwarder {
+pub(crate) const DPDK: Forwarder = Forwarder {
     name: "dpdk",
     add: |machine| machine.dpdk(&DPDK_PLUGINS),
     command: |devices, queues, more| {
@@ -82,7 +82,7 @@ const DPDK: Forwarder = Forwarder {
 };
 
 /// Ours.
-const OURS: Forwarder = Forwarder {
+pub(crate) const OURS: Forwarder = Forwarder {
     name: "ours",
     add: |machine| machine.ours("testpmd"),
     command: |devices, queues, more| {
@@ -100,7 +100,7 @@ const OURS: Forwarder = Forwarder {
 
 /// What interfaces are like, and how the guest reaches them.
 #[derive(Clone, Copy)]
-struct Variant {
+pub(crate) struct Variant {
     name: &'static str,
     nic: fn(Nic) -> Nic,
     /// The kernel's driver that hands them over.
@@ -112,7 +112,7 @@ struct Variant {
 }
 
 /// Split virtqueues, with buffers that can be merged, by VFIO and an IOMMU.
-const VFIO: Variant =
+pub(crate) const VFIO: Variant =
     Variant { name: "vfio", nic: |nic| nic, driver: "vfio-pci", iommu: Some(48), queues: 1 };
 
 /// All kinds of interfaces.
@@ -282,12 +282,12 @@ fn boot(machine: Machine, nics: [Nic; 2]) -> Result<Guest> {
 }
 
 /// The log of a guest goes with what failed in it.
-fn logged<T>(guest: &mut Guest, checks: impl FnOnce(&mut Guest) -> Result<T>) -> Result<T> {
+pub(crate) fn logged<T>(guest: &mut Guest, checks: impl FnOnce(&mut Guest) -> Result<T>) -> Result<T> {
     checks(guest).with_context(|| guest.log())
 }
 
 /// Frames through `forwarder`, from its start to its end; what it printed.
-fn exchange(
+pub(crate) fn exchange(
     guest: &mut Guest,
     forwarder: &Forwarder,
     variant: &Variant,

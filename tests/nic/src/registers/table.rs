@@ -22,6 +22,11 @@ const fn rc(name: &'static str, offset: u32) -> Register {
     Register::rc(name, "8.2.3.23", offset)
 }
 
+/// A counter of LinkSec's.
+const fn ls(name: &'static str, offset: u32) -> Register {
+    Register::rc(name, "8.2.3.14", offset)
+}
+
 const fn w1c(name: &'static str, section: &'static str, offset: u32, bits: u32) -> Register {
     let mut register = Register::new(name, section, offset, WriteClear);
     register.clearing = bits;
@@ -52,6 +57,7 @@ pub const TABLE: &[Register] = &[
     ro("FLOP", "8.2.3.2.9", 0x1013c),
     rw("GRC", "8.2.3.2", 0x10200, 0x0000_0002).status(0x0000_0001),
     // Flow control.
+    rw("PFCTOP", "8.2.3.3.1", 0x03008, ALL).reset(0x0101_8808),
     rw("FCTTV", "8.2.3.3.2", 0x03200, ALL).array(4, 4),
     // The datasheet has bits 4:0 reserved; Linux's register test, which cards pass, asks that bit 4 keeps what is written.
     rw("FCRTL", "8.2.3.3.3", 0x03220, 0x8007_fff0).array(8, 4),
@@ -203,6 +209,26 @@ pub const TABLE: &[Register] = &[
     rw("IPSRXKEY", "8.2.3.13.8", 0x08e1c, ALL).array(4, 4),
     rw("IPSRXSALT", "8.2.3.13.9", 0x08e2c, ALL),
     rw("IPSRXMOD", "8.2.3.13.10", 0x08e30, 0x0000_001d),
+    // LinkSec: of its own only the counters, which DPDK reads.
+    ls("LSECTXUT", 0x08a3c),
+    ls("LSECTXPKTE", 0x08a40),
+    ls("LSECTXPKTP", 0x08a44),
+    ls("LSECTXOCTE", 0x08a48),
+    ls("LSECTXOCTP", 0x08a4c),
+    ls("LSECRXUT", 0x08f40),
+    ls("LSECRXOCTD", 0x08f44),
+    ls("LSECRXOCTV", 0x08f48),
+    ls("LSECRXBAD", 0x08f4c),
+    ls("LSECRXNOSCI", 0x08f50),
+    ls("LSECRXUNSCI", 0x08f54),
+    ls("LSECRXUNCH", 0x08f58),
+    ls("LSECRXDELAY", 0x08f5c),
+    ls("LSECRXLATE", 0x08f60),
+    ls("LSECRXOK", 0x08f64).array(2, 4),
+    ls("LSECRXINV", 0x08f6c).array(2, 4),
+    ls("LSECRXNV", 0x08f74).array(2, 4),
+    ls("LSECRXUNSA", 0x08f7c),
+    ls("LSECRXNUSA", 0x08f80),
     // Flow director: filters are taken, and none matches. What it cannot find it leaves to RSS (7.1.2.7).
     rw("FDIRCTRL", "8.2.3.21.1", 0x0ee00, 0xff1f_7fb3).status(0x0000_0008),
     rw("FDIRHKEY", "8.2.3.21.2", 0x0ee68, ALL),
@@ -387,7 +413,6 @@ pub const TABLE: &[Register] = &[
     ro("PBACL", "8.2.2", 0x11068).array(2, 4),
     ro("PCIE_DIAG", "8.2.2", 0x11090).array(8, 4),
     ro("reserved", "8.2.2", 0x02000),
-    ro("reserved", "8.2.2", 0x03008),
     ro("reserved", "8.2.2", 0x03300),
     ro("reserved", "8.2.2", 0x03d04),
     ro("reserved", "8.2.2", 0x04210).array(2, 4),
