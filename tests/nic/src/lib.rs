@@ -16,7 +16,7 @@
 //! | `flow` | flow control |
 //! | `offload` | what is done with frames that are sent |
 //! | `rings`, `receive`, `transmit` | descriptors, and the frames that they carry |
-//! | [`Wire`] (`wire`) | the other end of the cable |
+//! | [`Wire`] (`wire`), [`Station`] (`station`), [`traffic`] | the other end of the cable, somebody there, and frames |
 //! | `statistics` | counters |
 //! | [`Physical`] (`vf`) | a virtual function's view of the device, and the physical function that it talks to |
 //! | [`Troubles`] (`trouble`) | what goes wrong with the device |
@@ -50,9 +50,11 @@ mod rings;
 mod rss;
 mod sfp;
 mod slot;
+mod station;
 mod statistics;
 #[cfg(test)]
 mod tests;
+pub mod traffic;
 mod transmit;
 mod trouble;
 mod values;
@@ -67,6 +69,7 @@ pub use memory::{Dma, Mapped, Unreachable};
 pub use model::{Model, Settings};
 pub use random::Random;
 pub use sfp::Module;
+pub use station::{Inbox, Station};
 pub use trouble::{Semaphore, Tally, Troubles};
 pub use vf::{Manner, Physical};
 pub use wire::{CableEnd, Wire, cable};

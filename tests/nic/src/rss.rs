@@ -87,7 +87,7 @@ fn toeplitz(key: &[u8], input: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::super::model::tests::model;
-    use super::super::packet::tests::{Kind, TCP4 as KIND, frame};
+    use super::super::traffic::{Kind, TCP4 as KIND, frame};
     use super::*;
 
     /// The key and the results that Microsoft's "Verifying the RSS Hash Calculation" has for these addresses.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bring_up;
+mod captures;
 mod ends;
 mod exchange;
 mod function;

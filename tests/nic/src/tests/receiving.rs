@@ -1,7 +1,7 @@
 //! What descriptors tell of frames that came in, and which queue they come into.
 
 use super::super::packet::L4;
-use super::super::packet::tests::{Kind, TCP4, frame as packet};
+use super::super::traffic::{Kind, TCP4, frame as packet};
 use super::*;
 
 const MRQC: usize = 0x5818;

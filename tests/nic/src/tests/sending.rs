@@ -1,7 +1,7 @@
 //! What goes out: contexts, tags, checksums, segments, and how descriptors come back.
 
-use super::super::packet::tests::{Kind, TCP4, frame as packet, mend};
 use super::super::packet::{Headers, L4};
+use super::super::traffic::{Kind, TCP4, frame as packet, mend};
 use super::*;
 
 const VLE: u32 = 1 << 30;

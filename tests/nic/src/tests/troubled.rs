@@ -1,6 +1,6 @@
 //! Each trouble does what it says, and nothing else.
 
-use super::super::packet::tests::{TCP4, frame as packet};
+use super::super::traffic::{TCP4, frame as packet};
 use super::super::{Semaphore, Tally, Troubles};
 use super::*;
 
