@@ -136,8 +136,19 @@ fn what_is_asked_for_is_received_and_again_after_a_start() {
     port.set_mac_filter(&[]).unwrap();
     port.set_all_multicast(true).unwrap();
     pass(&mut lab, &all, &[OURS, [0xff; 6], group, other]);
+    let error = lab.port.as_mut().unwrap().set_promiscuous(true).unwrap_err().to_string();
+    assert!(error.contains("refuses to receive frames for others"), "{error}");
+    pass(&mut lab, &all, &[OURS, [0xff; 6], group, other]);
+    lab.machine.model().physical().unwrap().lets_receive_all = true;
     lab.port.as_mut().unwrap().set_promiscuous(true).unwrap();
     pass(&mut lab, &all, &all);
+    lab.restart();
+    pass(&mut lab, &all, &all);
+    lab.port.as_mut().unwrap().set_all_multicast(false).unwrap();
+    // It does with less where it starts, as much as it can: groups.
+    lab.machine.model().physical().unwrap().lets_receive_all = false;
+    lab.restart();
+    pass(&mut lab, &all, &[OURS, [0xff; 6], group, other]);
     lab.port.as_mut().unwrap().set_promiscuous(false).unwrap();
     lab.port.as_mut().unwrap().set_all_multicast(false).unwrap();
     // Of 31 groups there is no room for one; nothing of them is taken.

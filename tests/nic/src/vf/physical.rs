@@ -88,6 +88,9 @@ pub enum Manner {
 pub struct Physical {
     /// How it behaves.
     pub manner: Manner,
+    /// Whether it lets the function receive all frames. An 82599 has nothing for that (8.2.3.27.14), and Linux's and DPDK's
+    /// drivers refuse it; those of its successors do not, if the administrator trusts the function.
+    pub lets_receive_all: bool,
     /// The function's station address, as its administrator chose it.
     mac: [u8; 6],
     /// The function has reset itself since the physical one was.
@@ -98,7 +101,14 @@ pub struct Physical {
 
 impl Physical {
     pub(super) fn new(mac: [u8; 6]) -> Self {
-        Self { manner: Manner::Proper, mac, clear_to_send: false, api: API_1_0, more_macs: 0 }
+        Self {
+            manner: Manner::Proper,
+            lets_receive_all: false,
+            mac,
+            clear_to_send: false,
+            api: API_1_0,
+            more_macs: 0,
+        }
     }
 }
 
@@ -130,16 +140,9 @@ impl Model {
 
     /// The physical function sets the device up, as its driver does. Nothing is received for the virtual one yet.
     pub(crate) fn set_up_as_physical(&mut self) {
-        for (name, set) in [
-            ("DMATXCTL", 1),
-            ("HLREG0", 0b110),
-            ("RDRXCTL", 0b10),
-            ("FCTRL", BROADCAST),
-            ("MCSTCTRL", MULTICAST_FILTER),
-            ("VLNCTRL", VLAN_FILTER),
-            ("MRQC", RSS),
-            ("RXCSUM", HASH_TOLD),
-        ] {
+        for (name, set) in
+            [("DMATXCTL", 1), ("HLREG0", 0b110), ("RDRXCTL", 0b10), ("MRQC", RSS), ("RXCSUM", HASH_TOLD)]
+        {
             let value = self.value(name) | set;
             self.set_value_of(name, 0, value);
         }
@@ -147,8 +150,8 @@ impl Model {
             let word = self.random.bits() as u32;
             self.set_value_of("RSSRK", index, word);
         }
-        self.set_value_of("RAH", 0, 0);
         self.spread();
+        self.vf_was_reset();
     }
 
     /// Hashes are spread over as many queues as VFPSRTYPE says (8.3.5.3).
@@ -166,7 +169,7 @@ impl Model {
             (vf.physical.api, vf.physical.more_macs) = (API_1_0, 0);
         }
         self.receives(false);
-        self.set_value_of("FCTRL", 0, BROADCAST);
+        self.set_filters(0, MULTICAST_FILTER, VLAN_FILTER);
         for index in 0..=MORE_MACS {
             self.set_value_of("RAH", index, 0);
         }
@@ -372,15 +375,22 @@ impl Model {
 
     /// Which frames are received beside those for its addresses: none, its groups, all groups, all.
     fn set_mode(&mut self, mode: u32, api: u32) -> bool {
-        let set = match mode {
-            0 | 1 => 0,
-            2 => ALL_MULTICAST,
-            3 if api >= API_1_3 => ALL_MULTICAST | ALL_UNICAST,
+        let lets_all = api >= API_1_3 && self.physical().is_some_and(|physical| physical.lets_receive_all);
+        match mode {
+            0 => self.set_filters(0, 0, VLAN_FILTER),
+            1 => self.set_filters(0, MULTICAST_FILTER, VLAN_FILTER),
+            2 => self.set_filters(ALL_MULTICAST, MULTICAST_FILTER, VLAN_FILTER),
+            // Of whatever VLAN.
+            3 if lets_all => self.set_filters(ALL_MULTICAST | ALL_UNICAST, MULTICAST_FILTER, 0),
             _ => return false,
-        };
-        let hashes = if mode == 0 { 0 } else { MULTICAST_FILTER };
-        self.set_value_of("FCTRL", 0, BROADCAST | set);
-        self.set_value_of("MCSTCTRL", 0, hashes);
+        }
         true
+    }
+
+    fn set_filters(&mut self, all: u32, hashes: u32, vlans: u32) {
+        self.set_value_of("FCTRL", 0, BROADCAST | all);
+        self.set_value_of("MCSTCTRL", 0, hashes);
+        let control = self.value("VLNCTRL") & !VLAN_FILTER | vlans;
+        self.set_value_of("VLNCTRL", 0, control);
     }
 }

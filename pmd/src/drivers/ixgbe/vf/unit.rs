@@ -142,9 +142,18 @@ impl<F: PciFunction> Unit<F> {
         }
         // Before it, nothing may be received (7.10.3.3).
         talk.set_longest_frame(registers, plan.longest)?;
-        match talk.set_filter(registers, plan.filter) {
-            Err(error @ IxgbeError::Refused { .. }) => tracing::warn!("{}: {error}", self.name),
-            done => done?,
+        let Filter { promiscuous, all_multicast } = plan.filter;
+        let less =
+            [Filter { promiscuous: false, all_multicast: promiscuous || all_multicast }, Filter::default()];
+        // What is refused is no reason not to start: then as much as it lets.
+        for filter in [plan.filter].into_iter().chain(less) {
+            match talk.set_filter(registers, filter) {
+                Err(error @ IxgbeError::Refused { .. }) => tracing::warn!("{}: {error}", self.name),
+                done => {
+                    done?;
+                    break;
+                }
+            }
         }
         talk.set_addresses(registers, &plan.addresses)?;
         for vlan in &plan.vlans {
