@@ -131,7 +131,7 @@ fn linux(guest: &mut Guest, server: &NicServer) -> Result<()> {
     far(guest, "ip link set eth1 mtu 9000")?;
     guest.reach(FAR, UP)?;
     guest.ping(FAR, 3, 8900)?;
-    guest.run("ip maddr add 01:00:5e:01:02:03 dev eth0; ip link set eth0 allmulticast on")?;
+    guest.run("ip link set eth0 promisc on; ip link set eth0 promisc off; ifconfig eth0 allmulti")?;
     guest.run("ip link set eth0 address 02:00:00:00:82:99")?;
     guest.reach(FAR, UP)?;
     server.expect_no_fault()?;

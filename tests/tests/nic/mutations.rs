@@ -4,6 +4,8 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
+use wirerate_nic::Settings;
+
 use super::eal;
 use super::exchange::exchange;
 use super::meddler::{Meddler, Way};
@@ -34,6 +36,12 @@ const EERD: usize = 0x10014;
 const SWSM: usize = 0x10140;
 const SW_FW_SYNC: usize = 0x10160;
 const ENABLE: u32 = 1 << 25;
+/// A virtual function's (8.3.5).
+const VFLINKS: usize = 0x10;
+const VFMBMEM: usize = 0x200;
+const VFMAILBOX: usize = 0x2fc;
+const MAILBOX_TAKEN: u32 = 1 << 2;
+const VFGPRC: usize = 0x101c;
 
 /// Bits of a descriptor's second word: of one that is sent (7.2.3.2.4), and of one that was received (7.1.6.2).
 const TX_END: u64 = 1 << 24;
@@ -191,6 +199,39 @@ const DEVICES: &[Mutation] = &[
     ("it does not count what it sends", "tx_good_packets_of_device", || reads(GPTC, |_| 0)),
 ];
 
+/// Of a virtual function: first drivers, then what is beyond its registers.
+const VIRTUAL: &[Mutation] = &[
+    ("it writes the mailbox without taking it", "fault: VFMBMEM[0]", || {
+        writes(VFMAILBOX, |value| value & !MAILBOX_TAKEN)
+            .and_on_read(|at, value| if at == VFMAILBOX { value | MAILBOX_TAKEN } else { value })
+    }),
+    ("it says that frames are short", "frames that came are there", || {
+        Meddler::on_write(|at, value| {
+            vec![(at, if at == VFMBMEM + 4 && value == 4018 { 1518 } else { value })]
+        })
+    }),
+    ("it asks for what there is not", "fault: VFMBMEM 0x77", || says(0x05, |_| 0x77)),
+    ("it writes a physical function's transmit tail", "fault: 0x06018", || {
+        Meddler::on_write(|at, value| vec![(if at == 0x2018 { TDT_0 } else { at }, value)])
+    }),
+    ("its receive tail is one too far", "fault: RDT[0] 0x80", || {
+        writes(RDT_0, |value| if value > 0 { value + 1 } else { 0 })
+    }),
+    ("it has buffers at addresses of its own", "memory that is not mapped", || {
+        fetched(Way::Receive, |[address, _]| *address &= (1 << 40) - 1)
+    }),
+    ("it unmaps memory while the device has the bus", "memory was unmapped while", Meddler::keeps_bus),
+    ("its address comes in the wrong order", "its address is", || reads(VFMBMEM + 4, u32::swap_bytes)),
+    ("an answer is another request's", "which is no answer to it", || reads(VFMBMEM, |value| value ^ 0xf)),
+    ("no acknowledgement comes", "does not answer a reset", || reads(VFMAILBOX, |value| value & !(1 << 5))),
+    ("it is in a reset for ever", "the end of its reset", || reads(VFMAILBOX, |value| value | 1 << 6)),
+    ("its link is up without a cable", "the link is up without a cable", || reads(VFLINKS, |_| 0x7000_0000)),
+    ("a counter goes back", "rx_good_packets_of_device", || {
+        let reads_of_it = AtomicU32::new(0);
+        reads(VFGPRC, move |value| value.wrapping_sub(reads_of_it.fetch_add(1, Relaxed)))
+    }),
+];
+
 fn writes(register: usize, alter: fn(u32) -> u32) -> Meddler {
     Meddler::on_write(move |at, value| vec![(at, if at == register { alter(value) } else { value })])
 }
@@ -221,11 +262,18 @@ fn written_back(which: Way, alter: fn(&mut [u64; 2])) -> Meddler {
     })
 }
 
+/// A virtual function's request of this kind begins with another word.
+fn says(kind: u32, alter: fn(u32) -> u32) -> Meddler {
+    Meddler::on_write(move |at, value| {
+        vec![(at, if at == VFMBMEM && value & 0xffff == kind { alter(value) } else { value })]
+    })
+}
+
 /// Looks that each is noticed by what should notice it.
-fn are_noticed(mutations: &[Mutation]) {
+fn are_noticed(is_virtual: bool, mutations: &[Mutation]) {
     let (eal, mut wrong) = (eal(), Vec::new());
     for (what, noticed, meddler) in mutations {
-        match exchange(&eal, 1, meddler()) {
+        match exchange(&eal, Settings { is_virtual, ..Settings::default() }, meddler()) {
             Err(found) if found.contains(noticed) => {}
             other => wrong.push(format!("\"{what}\": expected \"{noticed}\": {other:?}")),
         }
@@ -237,18 +285,27 @@ fn are_noticed(mutations: &[Mutation]) {
 fn an_exchange_between_sound_ones_passes() {
     let eal = eal();
     for seed in 0..20 {
-        assert_eq!(exchange(&eal, seed, Meddler::default()), Ok(()), "seed {seed}");
-        // Somebody in the middle who alters nothing.
-        assert_eq!(exchange(&eal, seed, written_back(Way::Receive, |_| ())), Ok(()), "seed {seed}");
+        for is_virtual in [false, true] {
+            let settings = Settings { seed, is_virtual, ..Settings::default() };
+            assert_eq!(exchange(&eal, settings.clone(), Meddler::default()), Ok(()), "{settings:?}");
+            // Somebody in the middle who alters nothing.
+            let idle = written_back(Way::Receive, |_| ());
+            assert_eq!(exchange(&eal, settings.clone(), idle), Ok(()), "{settings:?}");
+        }
     }
 }
 
 #[test]
 fn a_driver_that_is_broken_is_noticed() {
-    are_noticed(DRIVERS);
+    are_noticed(false, DRIVERS);
 }
 
 #[test]
 fn a_device_that_is_broken_is_noticed() {
-    are_noticed(DEVICES);
+    are_noticed(false, DEVICES);
+}
+
+#[test]
+fn a_virtual_functions_driver_or_its_physical_function_that_is_broken_is_noticed() {
+    are_noticed(true, VIRTUAL);
 }

@@ -3,14 +3,15 @@
 
 use std::time::{Duration, Instant};
 
-use wirerate_nic::{Manner, Settings, Wire};
+use wirerate_nic::{Manner, Settings, Troubles, Wire, cable};
 use wirerate_pmd::net::MacAddress;
 use wirerate_pmd::packet::Offload;
-use wirerate_pmd::{Burst, PortConfig};
+use wirerate_pmd::{Burst, MbufPool, MbufPoolConfig, PortConfig};
 
 use super::function::Machine;
 use super::lab::{Lab, SOMEBODY, frame};
 use super::packets::{Kind, TCP};
+use super::troubles::for_seeds;
 use super::{config, eal, eventually, open, pool};
 
 const OURS: [u8; 6] = [0x90, 0xe2, 0xba, 0x12, 0x34, 0x56];
@@ -363,4 +364,71 @@ fn a_cable_that_is_pulled_out_is_a_link_that_is_down() {
     eventually("the link stays down", || lab.port().link().up);
     assert_eq!(lab.count("ixgbe_recoveries"), 0);
     lab.end();
+}
+
+#[test]
+fn a_function_that_is_pulled_out_at_any_access_is_given_up_soon() {
+    for_seeds(100, |seed| {
+        let (eal, machine) = (eal(), Machine::new(settings(seed)));
+        let pool = MbufPool::new(&eal, &MbufPoolConfig::new("packets", 512)).unwrap();
+        let removed_after = Some(seed * 11);
+        machine.model().set_troubles(Troubles { removed_after, ..Troubles::default() });
+        let begun = Instant::now();
+        let opened = open(&eal, &machine, ",queue_size=128");
+        let started = opened.and_then(|port| port.configure(&config(&pool, 2))).and_then(|port| port.start());
+        match started {
+            // It was up before it was pulled out; a look at it gives it up.
+            Ok((port, queues)) => {
+                eventually("it does not go", || {
+                    let _ = port.link();
+                    machine.model().is_removed()
+                });
+                eventually("it is not given up", || machine.is_released());
+                drop((port, queues));
+            }
+            Err(error) => assert!(error.to_string().contains("the device is gone"), "{error}"),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        machine.assert_released();
+        assert_eq!(pool.counts().in_use, 0);
+    });
+}
+
+#[test]
+fn what_the_datasheet_lets_a_device_do_is_lived_with_for_each_seed() {
+    for_seeds(60, |seed| {
+        let (eal, machine) = (eal(), Machine::new(settings(seed)));
+        machine.model().set_troubles(Troubles { late: 30, ..Troubles::default() });
+        let pool = MbufPool::new(&eal, &MbufPoolConfig::new("packets", 1024)).unwrap();
+        let (near, mut far) = cable();
+        machine.model().set_wire(Box::new(near));
+        let port = open(&eal, &machine, ",queue_size=128").unwrap();
+        let (port, mut queues) = port.configure(&config(&pool, 1)).unwrap().start().unwrap();
+        let (mut out, mut back, mut sent, mut got) = (Burst::new(32), Burst::new(32), 0, 0);
+        let len = |at: usize| 60 + (at * 29 + seed as usize) % 1454;
+        let mut rounds = 0;
+        while got < 400 {
+            while out.len() < 16 && sent < 400 && sent - got < 32 {
+                out.push(pool.alloc_from(&frame(OURS, sent, len(sent))).unwrap()).unwrap();
+                sent += 1;
+            }
+            let _ = queues.tx[0].tx_burst(&mut out);
+            machine.model().step();
+            // What goes out comes in again.
+            while let Some(frame) = far.receive() {
+                far.send(frame);
+            }
+            queues.rx[0].rx_burst(&mut back);
+            for packet in back.drain() {
+                assert!(packet.data() == frame(OURS, got, len(got)), "frame {got}");
+                got += 1;
+            }
+            let _ = port.link();
+            rounds += 1;
+            assert!(rounds < 100_000, "{got} came, {sent} were sent");
+        }
+        drop((port, queues));
+        machine.assert_released();
+        assert_eq!(pool.counts().in_use, 0);
+    });
 }
