@@ -151,6 +151,11 @@ impl Model {
         &self.faults
     }
 
+    /// Forgets them, for what breaks rules on purpose; the first thousand.
+    pub fn take_faults(&mut self) -> Vec<Fault> {
+        self.faults.take()
+    }
+
     /// Where interrupts go.
     pub fn set_signals(&mut self, signals: Box<dyn Signals>) {
         self.interrupts.signals = Some(signals);

@@ -173,15 +173,27 @@ impl NicServer {
         Ok(())
     }
 
-    /// Checks that drivers have broken these rules, and no others: words of each in the order in which they did.
+    /// Forgets the rules that were broken until now, at these registers, on purpose: what tests a card does so.
     ///
     /// # Errors
-    /// When they have broken others, or not all of these.
-    pub fn expect_faults(&self, words: &[&str]) -> Result<()> {
-        let faults = self.faults();
-        let are_expected = faults.len() == words.len()
-            && faults.iter().zip(words).all(|(fault, words)| fault.contains(words));
-        ensure!(are_expected, "drivers broke rules, which were to be {words:#?}:\n{}", faults.join("\n"));
+    /// When other registers' rules were broken, or there are too many to tell.
+    pub fn forgive(&self, registers: &[&str]) -> Result<()> {
+        for card in &self.cards {
+            let mut model = card.model();
+            let count = model.faults().count();
+            let faults = model.take_faults();
+            ensure!(count == faults.len() as u64, "{count} rules were broken");
+            let others = faults.iter().filter(|fault| {
+                let name = fault.register.split('[').next().unwrap_or_default();
+                !registers.contains(&name)
+            });
+            let others: Vec<String> = others.map(ToString::to_string).collect();
+            ensure!(
+                others.is_empty(),
+                "rules beside those of {registers:?} were broken:\n{}",
+                others.join("\n")
+            );
+        }
         Ok(())
     }
 

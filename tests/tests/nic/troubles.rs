@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use wirerate_eal::Eal;
-use wirerate_nic::{CableEnd, Random, Semaphore, Settings, Tally, Troubles, Wire, cable};
+use wirerate_nic::traffic::Flows;
+use wirerate_nic::{CableEnd, Random, Semaphore, Settings, Station, Tally, Troubles, Wire, cable};
 use wirerate_pmd::port::{Queues, Started};
 use wirerate_pmd::{Burst, MbufPool, MbufPoolConfig, Port};
 
@@ -74,11 +75,15 @@ impl Bench {
         Self { machine, pool, eal, far, random: Random::new(seed ^ 0x5eed) }
     }
 
-    /// A port that works.
+    /// A port of two queues that works.
     fn start(&mut self) -> Result<Traffic<'_>, String> {
+        self.start_with(2)
+    }
+
+    fn start_with(&mut self, queues: u16) -> Result<Traffic<'_>, String> {
         let opened = open(&self.eal, &self.machine, ",queue_size=128");
         let started = opened
-            .and_then(|port| port.configure(&config(&self.pool, 2).mtu(3000)))
+            .and_then(|port| port.configure(&config(&self.pool, queues).mtu(3000)))
             .and_then(|port| port.start());
         let (port, queues) = started.map_err(|error| error.to_string())?;
         Ok(Traffic {
@@ -189,12 +194,8 @@ impl Traffic<'_> {
 
     /// What comes in while there are no troubles any more, and no time passes but for this.
     fn settle(&mut self, changed: usize) {
-        self.bench.trouble(Troubles::default());
-        for round in 0..300 {
-            // What was withheld comes with this.
-            if round == 150 {
-                self.come();
-            }
+        self.bench.machine.model().end_troubles();
+        for _ in 0..200 {
             self.bench.machine.model().step();
             self.look(changed);
         }
@@ -262,6 +263,63 @@ fn every_packet_is_accounted_for_whatever_the_device_goes_through() {
     for count in [sum.held_back, sum.flaps, sum.damaged, sum.spoilt, sum.spurious, sum.lost] {
         assert!(count > 100, "{sum:?}");
     }
+}
+
+/// Takes note of a frame of a flow: none comes twice, or after a later one.
+fn note(frame: &[u8], next: &mut [u32]) -> usize {
+    let (flow, number) = Flows::stamp_of(frame).unwrap();
+    let expected = &mut next[flow as usize];
+    assert!(number >= *expected, "frame {number} of flow {flow} came after {expected}");
+    *expected = number + 1;
+    flow as usize
+}
+
+#[test]
+fn flows_stay_in_order_over_queues_whose_write_backs_do_not() {
+    const FRAMES: usize = 1500;
+    const FLOWS: usize = 24;
+    for_seeds(60, |seed| {
+        let mut bench = Bench::new(seed);
+        let mut traffic = bench.start_with(4).unwrap();
+        traffic.link_up();
+        let station = Station::new(seed, Flows::new(seed, FLOWS as u16).take(FRAMES), 5);
+        let inbox = station.inbox();
+        traffic.bench.machine.model().set_wire(Box::new(station));
+        let troubles = Troubles { late: 30, withheld: 200, spurious: 200, ..Troubles::default() };
+        traffic.bench.trouble(troubles);
+        let (mut received, mut returned) = ([0; FLOWS], [0; FLOWS]);
+        let (mut queue_of, mut count, mut back, mut steps, mut quiet) = ([None; FLOWS], 0, 0, 0, 0);
+        let mut bursts: Vec<Burst> = (0..4).map(|_| Burst::new(32)).collect();
+        while steps < 600 || quiet < 100 {
+            traffic.bench.machine.model().step();
+            (steps, quiet) = (steps + 1, quiet + 1);
+            let queue = traffic.bench.random.below(4);
+            let burst = &mut bursts[queue];
+            let before = burst.len();
+            traffic.queues.rx[queue].rx_burst(burst);
+            for packet in burst.iter().skip(before) {
+                let flow = note(packet.data(), &mut received);
+                assert_eq!(*queue_of[flow].get_or_insert(queue), queue, "flow {flow}");
+                (count, quiet) = (count + 1, 0);
+            }
+            let _ = traffic.queues.tx[queue].tx_burst(burst);
+            for frame in inbox.take() {
+                note(&frame, &mut returned);
+                back += 1;
+            }
+            // Frames still come then.
+            if steps == 500 {
+                traffic.bench.machine.model().end_troubles();
+            }
+        }
+        let stats = traffic.port.stats();
+        assert_eq!((count as u64 + stats.imissed, back), (FRAMES as u64, count), "{stats:?}");
+        let queues = (0..4).filter(|queue| queue_of.contains(&Some(*queue)));
+        assert!(count > FRAMES / 2 && queues.count() > 1, "{stats:?} {queue_of:?}");
+        assert!(traffic.bench.tally().held_back > 100);
+        drop((traffic, bursts));
+        bench.check();
+    });
 }
 
 #[test]

@@ -87,6 +87,16 @@ fn what_is_withheld_comes_with_a_later_one_or_never() {
     port.w(RXDCTL, 0);
     assert_eq!(port.received()[4], 1);
     port.check();
+    // And all is over when it is said to be.
+    port.send(4, &[&frame(60, 4)]);
+    port.work();
+    assert_eq!(port.sent()[4], 0);
+    port.card.model().end_troubles();
+    assert_eq!(port.sent()[4], 1);
+    port.send(5, &[&frame(60, 5)]);
+    port.work();
+    assert_eq!(port.sent()[5], 1);
+    port.check();
 }
 
 #[test]
