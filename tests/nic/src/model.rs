@@ -352,7 +352,6 @@ impl Model {
 
     /// What writing does beyond that.
     fn act(&mut self, found: &Found, value: u32) {
-        let setup = self.interrupt_setup();
         match found.register.name {
             "CTRL" if value & CTRL_RESET != 0 && self.trouble.hangs() => {
                 let kept = self.word(found.offset) | CTRL_RESET;
@@ -380,6 +379,16 @@ impl Model {
                 self.wait("FDIRCTRL", 0, FDIRCTRL_INIT_DONE, 0);
             }
             "AUTOC" | "AUTOC2" | "ESDP" => self.look_at_link(),
+            "EITR" | "EICR" | "EICS" | "EICS_EX" | "EIMS" | "EIMS_EX" | "EIMC" | "EIMC_EX" => {
+                self.act_on_interrupts(found, value);
+            }
+            _ => {}
+        }
+    }
+
+    fn act_on_interrupts(&mut self, found: &Found, value: u32) {
+        let setup = self.interrupt_setup();
+        match found.register.name {
             "EITR" => self.interrupts.set_interval(found.index, value, &setup),
             "EICR" => self.interrupts.clear(Bits::of(value)),
             "EICS" => self.interrupts.raise(Bits::of(value), &setup),
@@ -469,8 +478,12 @@ impl Model {
 
     /// Time goes by for interrupts that are held back; whether there are any.
     fn throttle_time(&mut self) -> bool {
+        if !self.interrupts.waits() {
+            return false;
+        }
         let setup = self.interrupt_setup();
-        self.interrupts.time(&setup)
+        self.interrupts.time(&setup);
+        true
     }
 
     /// Causes an interrupt, if it is not masked. What is not a queue's is the physical function's.
