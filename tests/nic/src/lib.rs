@@ -18,6 +18,7 @@
 //! | `rings`, `receive`, `transmit` | descriptors, and the frames that they carry |
 //! | [`Wire`] (`wire`), [`Station`] (`station`), [`traffic`] | the other end of the cable, somebody there, and frames |
 //! | `statistics` | counters |
+//! | [`Physical`] (`vf`) | a virtual function's view of the device, and the physical function that it talks to |
 //! | [`Troubles`] (`trouble`) | what goes wrong with the device |
 //! | [`Random`] (`random`) | what a seed decides |
 //!
@@ -62,6 +63,7 @@ pub mod traffic;
 mod transmit;
 mod trouble;
 mod values;
+mod vf;
 mod wire;
 
 pub use eeprom::Eeprom;
@@ -74,4 +76,5 @@ pub use random::Random;
 pub use sfp::Module;
 pub use station::{Inbox, Station};
 pub use trouble::{Semaphore, Tally, Troubles};
+pub use vf::{Manner, Physical};
 pub use wire::{CableEnd, Wire, cable};

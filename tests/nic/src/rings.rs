@@ -92,8 +92,7 @@ impl Model {
         }
     }
 
-    /// Whether what is written to a queue's register may be; it has no effect otherwise, but for the receiver's enable bit:
-    /// that it is set in the wrong order loses frames and does not keep it clear.
+    /// Whether what is written to a queue's register is kept, be it right or wrong.
     pub(crate) fn may_write_ring(&mut self, found: &Found, value: u32) -> bool {
         let (name, queue) = (found.register.name, found.index);
         let problem = match name {
@@ -112,6 +111,8 @@ impl Model {
             "TXDCTL" if self.starts(&TX, queue, value) => self.tx_is_not_ready(queue),
             // What becomes of frames without room may change at any time: Linux does so when the link comes up.
             "SRRCTL" if (value ^ self.value_of("SRRCTL", queue)) & !SRRCTL_DROP == 0 => None,
+            // DPDK writes 0 to both after it has enabled the queue, where they are 0.
+            "RDH" | "TDH" if value == self.value_of(name, queue) => None,
             "RDBAL" | "RDBAH" | "RDLEN" | "RDH" | "SRRCTL" => self.is_in_use(&RX, queue),
             "TDBAL" | "TDBAH" | "TDLEN" | "TDH" | "TDWBAL" | "TDWBAH" => self.is_in_use(&TX, queue),
             "RDT" => self.tail_is_wrong(&RX, queue, value),
@@ -121,7 +122,18 @@ impl Model {
         if let Some(what) = problem {
             self.fault(found, value, what);
         }
-        problem.is_none() || name == "RXCTRL"
+        problem.is_none() || self.is_kept_all_the_same(name, queue)
+    }
+
+    /// What is written at a wrong time and stands there nevertheless, as Linux's test of the registers asks of cards: the
+    /// receiver's enable bit, and the tail of a queue that is off.
+    fn is_kept_all_the_same(&self, name: &str, queue: u32) -> bool {
+        match name {
+            "RXCTRL" => true,
+            "RDT" => self.value_of(RX.control, queue) & ENABLE == 0,
+            "TDT" => self.value_of(TX.control, queue) & ENABLE == 0,
+            _ => false,
+        }
     }
 
     fn starts(&self, side: &Side, queue: u32, value: u32) -> bool {

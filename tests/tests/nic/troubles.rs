@@ -22,7 +22,7 @@ const THREADS: u64 = 6;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs a test for each seed, several at a time.
-fn for_seeds(count: u64, test: impl Fn(u64) + Sync) {
+pub(crate) fn for_seeds(count: u64, test: impl Fn(u64) + Sync) {
     let next = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..THREADS.min(count) {

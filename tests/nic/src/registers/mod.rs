@@ -4,10 +4,12 @@
 //! for an offset. What happens beyond keeping what was written is told elsewhere, in the model's own modules.
 
 mod table;
+mod vf;
 
 use std::sync::LazyLock;
 
 pub use table::TABLE;
+pub use vf::{VF_BAR_LEN, VF_TABLE, elsewhere, find_vf};
 
 /// Bytes of BAR 0 (9.3.6.1); registers are in the first 128 KiB.
 pub const BAR_LEN: usize = 512 * 1024;
