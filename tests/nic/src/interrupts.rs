@@ -139,18 +139,20 @@ impl Interrupts {
         }
     }
 
-    /// Time goes by for vectors that have just interrupted; whether there are any.
-    pub(crate) fn time(&mut self, setup: &Setup) -> bool {
-        let mut waits = false;
+    /// Whether a vector has just interrupted.
+    pub(crate) fn waits(&self) -> bool {
+        self.throttles.iter().any(|throttle| throttle.left > 0)
+    }
+
+    /// Time goes by for vectors that have just interrupted.
+    pub(crate) fn time(&mut self, setup: &Setup) {
         for vector in 0..VECTORS {
             let throttle = &mut self.throttles[vector];
             if throttle.left > 0 {
-                waits = true;
                 throttle.left -= 1;
                 self.let_go(vector, setup);
             }
         }
-        waits
     }
 
     /// Tells of what a vector has held back, if its time has come and it is not masked.

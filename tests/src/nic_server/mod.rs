@@ -17,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 use vfio_bindings::bindings::vfio;
 use vfio_user::{IrqInfo, Server, ServerRegion};
 use wirerate_eal::pci::PciAddress;
-use wirerate_nic::registers::{Access, BAR_LEN, TABLE};
+use wirerate_nic::registers::{Access, BAR_LEN, TABLE, VF_BAR_LEN};
 use wirerate_nic::{Card, Eeprom, Settings, cable};
 
 use crate::wait;
@@ -35,6 +35,9 @@ use pump::Pump;
 
 /// Bytes of the region that has the MSI-X table, which QEMU emulates.
 const MSIX_LEN: u64 = 0x4000;
+/// Vectors of MSI-X of a virtual function, and its BAR that has their table.
+const VF_VECTORS: u32 = 3;
+const VF_MSIX_BAR: u32 = 3;
 /// Bytes of configuration space.
 const CONFIG_LEN: u64 = 4096;
 /// Vectors of MSI-X.
@@ -60,11 +63,13 @@ pub struct Manner {
     pub seed: u64,
     /// Whether configuration space lists MSI-X: without, drivers have to do with MSI.
     pub has_msix: bool,
+    /// Whether it is a virtual function, whose physical one is played.
+    pub is_virtual: bool,
 }
 
 impl Default for Manner {
     fn default() -> Self {
-        Self { seed: 1, has_msix: true }
+        Self { seed: 1, has_msix: true, is_virtual: false }
     }
 }
 
@@ -84,8 +89,7 @@ impl NicServer {
     /// # Errors
     /// When a socket cannot be made, or a cable leads to a card that is not there.
     pub fn start(folder: &Path, manner: Manner, cables: Vec<Cable>) -> Result<Self> {
-        let sockets: Vec<_> = (0..cables.len()).map(|index| folder.join(format!("nic{index}"))).collect();
-        Self::on(sockets, manner, cables)
+        Self::on(sockets(folder, cables.len()), manner, cables)
     }
 
     /// The same, on sockets that are named.
@@ -103,6 +107,7 @@ impl NicServer {
                 seed: manner.seed.wrapping_add(index as u64),
                 eeprom: Eeprom::new([0x90, 0xe2, 0xba, 0x12, 0x34, 0x56 + number]),
                 cable: leads(index) || is_led_to,
+                is_virtual: manner.is_virtual,
                 ..Settings::default()
             };
             let address = PciAddress::new(0, 3, number, 0).context("no PCI address")?;
@@ -129,11 +134,11 @@ impl NicServer {
         let pump = Pump::start(cards.clone(), plugs)?;
         let mut server = Self { cards, sockets: Vec::new(), ends, threads: Vec::new(), pump: None };
         for (card, socket) in server.cards.clone().into_iter().zip(sockets) {
-            let listener = Server::new(&socket, true, interrupts(), regions())
-                .with_context(|| format!("making {}", socket.display()))?;
+            let listener =
+                Server::new(&socket, true, interrupts(manner.is_virtual), regions(manner.is_virtual))
+                    .with_context(|| format!("making {}", socket.display()))?;
             server.sockets.push(socket);
-            let (ends, mut backend) =
-                (Arc::clone(&server.ends), Backend::new(card, pump.work(), manner.has_msix));
+            let (ends, mut backend) = (Arc::clone(&server.ends), Backend::new(card, pump.work(), manner));
             server.threads.push(std::thread::spawn(move || {
                 while !ends.load(Ordering::Relaxed) {
                     // One that breaks off is as one that goes: the next may come.
@@ -248,12 +253,24 @@ impl Drop for NicServer {
     }
 }
 
+/// Where sockets are in a folder.
+fn sockets(folder: &Path, count: usize) -> Vec<PathBuf> {
+    (0..count).map(|index| folder.join(format!("nic{index}"))).collect()
+}
+
+/// Vectors of MSI-X that a function has.
+fn vectors(is_virtual: bool) -> u32 {
+    if is_virtual { VF_VECTORS } else { VECTORS }
+}
+
 /// The function's regions: BAR 0, the MSI-X table's, and configuration space.
-fn regions() -> Vec<ServerRegion> {
+fn regions(is_virtual: bool) -> Vec<ServerRegion> {
     let region = |index| {
         let size = match index {
+            0 if is_virtual => VF_BAR_LEN as u64,
             0 => BAR_LEN as u64,
-            4 => MSIX_LEN,
+            VF_MSIX_BAR if is_virtual => MSIX_LEN,
+            4 if !is_virtual => MSIX_LEN,
             vfio::VFIO_PCI_CONFIG_REGION_INDEX => CONFIG_LEN,
             _ => 0,
         };
@@ -266,16 +283,16 @@ fn regions() -> Vec<ServerRegion> {
     (0..vfio::VFIO_PCI_NUM_REGIONS).map(region).collect()
 }
 
-/// The function's interrupts: INTx, which masks itself, MSI, and MSI-X.
-fn interrupts() -> Vec<IrqInfo> {
+/// The function's interrupts: INTx, which masks itself, MSI, and MSI-X, which is all that a virtual one has.
+fn interrupts(is_virtual: bool) -> Vec<IrqInfo> {
     let event = vfio::VFIO_IRQ_INFO_EVENTFD;
     let kind = |index| {
         let (count, flags) = match index {
-            vfio::VFIO_PCI_INTX_IRQ_INDEX => {
+            vfio::VFIO_PCI_INTX_IRQ_INDEX if !is_virtual => {
                 (1, event | vfio::VFIO_IRQ_INFO_MASKABLE | vfio::VFIO_IRQ_INFO_AUTOMASKED)
             }
-            vfio::VFIO_PCI_MSI_IRQ_INDEX => (1, event | vfio::VFIO_IRQ_INFO_NORESIZE),
-            vfio::VFIO_PCI_MSIX_IRQ_INDEX => (VECTORS, event | vfio::VFIO_IRQ_INFO_NORESIZE),
+            vfio::VFIO_PCI_MSI_IRQ_INDEX if !is_virtual => (1, event | vfio::VFIO_IRQ_INFO_NORESIZE),
+            vfio::VFIO_PCI_MSIX_IRQ_INDEX => (vectors(is_virtual), event | vfio::VFIO_IRQ_INFO_NORESIZE),
             _ => (0, 0),
         };
         IrqInfo { index, flags, count }

@@ -15,7 +15,7 @@ const CONFIG: u32 = vfio::VFIO_PCI_CONFIG_REGION_INDEX;
 const BY_EVENTS: u32 = vfio::VFIO_IRQ_SET_ACTION_TRIGGER | vfio::VFIO_IRQ_SET_DATA_EVENTFD;
 const OFF: u32 = vfio::VFIO_IRQ_SET_ACTION_TRIGGER | vfio::VFIO_IRQ_SET_DATA_NONE;
 
-const SEED: Manner = Manner { seed: 7, has_msix: true };
+const SEED: Manner = Manner { seed: 7, has_msix: true, is_virtual: false };
 
 fn read(client: &mut Client, region: u32, offset: u64) -> u32 {
     let mut bytes = [0; 4];
@@ -125,7 +125,7 @@ fn what_is_asked_for_wrongly_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let server = NicServer::start(folder.path(), SEED, vec![Cable::None]).unwrap();
     let card = Arc::clone(server.card(0).unwrap());
-    let mut backend = Backend::new(card, server.pump.as_ref().unwrap().work(), true);
+    let mut backend = Backend::new(card, server.pump.as_ref().unwrap().work(), SEED);
     let (msix, none) = (vfio::VFIO_PCI_MSIX_IRQ_INDEX, vfio::VFIO_IRQ_SET_DATA_NONE);
     let mut answer = |index, flags, start, count| {
         let events = vec![File::from(event())];

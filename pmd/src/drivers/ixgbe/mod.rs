@@ -23,9 +23,10 @@
 //! | `descriptor`, `rings` | descriptors, and where they lie |
 //! | `offload` | what the device does with packets, and tells of them |
 //! | `line` | what the device has of ours |
-//! | `rx`, `tx` | receiving and sending |
+//! | `rx`, `tx`, `queues` | receiving and sending, and how the device is told of it |
 //! | `unit` | a device, brought up and at rest |
 //! | `shared`, `watch` | what becomes of it while nobody calls |
+//! | [`vf`] | the driver of its virtual functions |
 
 mod descriptor;
 mod eeprom;
@@ -36,6 +37,7 @@ mod line;
 mod link;
 mod offload;
 mod options;
+mod queues;
 mod registers;
 mod rings;
 mod rx;
@@ -46,6 +48,7 @@ mod stats;
 mod testing;
 mod tx;
 mod unit;
+pub mod vf;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -58,11 +61,12 @@ use wirerate_eal::pci::PciFunction;
 pub use self::error::IxgbeError;
 use self::init::Filter;
 use self::options::{MOST_QUEUES, Options};
+use self::queues::{IxgbeLanes, Mappings, QueuePlan};
 use self::registers::ADDRESSES;
 use self::rings::RingMemory;
 use self::rx::{ROOM_STEP, room_of};
 use self::shared::Shared;
-use self::unit::{BACKPLANE, IxgbeLanes, Mappings, Plan, SFP, Unit, VENDOR};
+use self::unit::{BACKPLANE, Plan, SFP, Unit, VENDOR};
 use self::watch::Watch;
 use crate::lane::Lanes;
 use crate::net::MacAddress;
@@ -156,20 +160,22 @@ impl<F: PciFunction> Ixgbe<F> {
         let config = self.config.as_ref().ok_or_else(|| self.problem(&"it was not configured"))?;
         let pool = config.pool.clone().ok_or_else(|| self.problem(&"it has no pool"))?;
         Ok(Plan {
-            receives: config.rx_queues,
-            sends: config.tx_queues,
-            rx_size: self.options.size(config.rx_descriptors),
-            tx_size: self.options.size(config.tx_descriptors),
-            memory: Arc::clone(&self.memory),
-            pool,
+            queues: QueuePlan {
+                receives: config.rx_queues,
+                sends: config.tx_queues,
+                rx_size: self.options.size(config.rx_descriptors),
+                tx_size: self.options.size(config.tx_descriptors),
+                memory: Arc::clone(&self.memory),
+                pool,
+                strips: config.rx_offloads.contains(Offload::RX_VLAN_STRIPPED),
+                copied: Arc::clone(&self.shared.copied),
+            },
             mac: self.mac,
             filter: self.filter,
-            strips: config.rx_offloads.contains(Offload::RX_VLAN_STRIPPED),
             vlans: config.vlan_filter.then(|| self.vlans.iter().copied().collect()),
             rss: self.spread(config.rx_queues),
             addresses: self.addresses.clone(),
             longest: longest(self.mtu),
-            copied: Arc::clone(&self.shared.copied),
         })
     }
 
@@ -270,7 +276,7 @@ impl<F: PciFunction> Device for Ixgbe<F> {
     fn start(&mut self) -> Result<DeviceQueues, PortError> {
         let plan = self.plan()?;
         self.watch = None;
-        let lanes = IxgbeLanes::new(&self.shared.name, plan.receives.max(plan.sends))?;
+        let lanes = IxgbeLanes::new(&self.shared.name, plan.queues.receives.max(plan.queues.sends))?;
         self.shared.set_lanes(lanes.clone());
         let started = self.bring_up(&plan, &lanes).map_err(|error| self.problem(&error));
         if let Err(error) = started.and_then(|()| self.begin_watch()) {
@@ -279,7 +285,7 @@ impl<F: PciFunction> Device for Ixgbe<F> {
         }
         let left = self.config.as_ref().map_or(Offload::empty(), |config| config.tx_offloads);
         let can = Arc::new(AtomicU32::new((left & offload::SENDING).bits()));
-        Ok(lanes.queues(plan.receives, plan.sends, &can))
+        Ok(lanes.queues(plan.queues.receives, plan.queues.sends, &can))
     }
 
     fn stop(&mut self) -> Result<(), PortError> {

@@ -234,13 +234,13 @@ pub(super) struct Registers<B> {
 }
 
 impl<B: Mmio> Registers<B> {
-    /// Over the registers of BAR 0.
+    /// Over the registers of BAR 0, of which `needed` bytes are used.
     ///
     /// # Errors
-    /// [`IxgbeError::Registers`] when they are not those of an 82599.
-    pub(super) fn new(bar: Arc<B>) -> Result<Self, IxgbeError> {
+    /// [`IxgbeError::Registers`] when there are not so many.
+    pub(super) fn new(bar: Arc<B>, needed: usize) -> Result<Self, IxgbeError> {
         match bar.len() {
-            found if found < LEN => Err(IxgbeError::Registers { found, needed: LEN }),
+            found if found < needed => Err(IxgbeError::Registers { found, needed }),
             _ => Ok(Self { bar }),
         }
     }

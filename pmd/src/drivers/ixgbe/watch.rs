@@ -6,15 +6,39 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::event::PollFlags;
-use wirerate_eal::pci::PciFunction;
-
-use super::shared::Shared;
 use crate::vhost_user::Wake;
 use crate::vhost_user::wake::{Waited, wait};
+use rustix::event::PollFlags;
 
 /// How often a device that works is looked at. Its counts of bytes, of 36 bits, are full after 55 s at 10 Gb/s.
 const PERIOD: Duration = Duration::from_secs(1);
+
+/// What is watched: a device, and what belongs to it.
+pub(super) trait Watched: Send + Sync + 'static {
+    /// The device's name.
+    fn name(&self) -> &str;
+
+    /// How it is now; none when it is gone.
+    ///
+    /// # Errors
+    /// When the system gives no descriptor.
+    fn state(&self) -> io::Result<Option<State>>;
+
+    /// Looks how a device that works is. False when it is gone, and all that belonged to it was given back.
+    fn look(&self) -> bool;
+
+    /// Gives up a device that is gone, or is wanted back.
+    fn lose(&self, why: &str);
+}
+
+/// How a device is.
+#[derive(Debug)]
+pub(super) struct State {
+    /// Not at rest.
+    pub(super) works: bool,
+    /// Readable when the system wants it back.
+    pub(super) removal: Option<OwnedFd>,
+}
 
 /// A running watch. Dropping it ends the thread and waits for that.
 #[derive(Debug)]
@@ -29,20 +53,16 @@ impl Watch {
     ///
     /// # Errors
     /// When the system gives no descriptor or thread.
-    pub(super) fn begin<F: PciFunction>(shared: &Arc<Shared<F>>) -> io::Result<Option<Self>> {
-        let guard = shared.unit();
-        let Some(unit) = guard.as_ref() else { return Ok(None) };
-        let works = unit.is_awake();
-        let removal = unit.function.removal().map(|fd| fd.try_clone_to_owned()).transpose()?;
-        drop(guard);
+    pub(super) fn begin<W: Watched>(shared: &Arc<W>) -> io::Result<Option<Self>> {
+        let Some(State { works, removal }) = shared.state()? else { return Ok(None) };
         if !works && removal.is_none() {
             return Ok(None);
         }
         let wake = Wake::new()?;
         let (theirs, shared) = (wake.clone(), Arc::clone(shared));
         let thread = thread::Builder::new()
-            .name(shared.name.clone())
-            .spawn(move || run(&shared, works, removal.as_ref(), &theirs))?;
+            .name(shared.name().to_owned())
+            .spawn(move || run(&*shared, works, removal.as_ref(), &theirs))?;
         Ok(Some(Self { wake, thread: Some(thread) }))
     }
 }
@@ -58,7 +78,7 @@ impl Drop for Watch {
     }
 }
 
-fn run<F: PciFunction>(shared: &Shared<F>, works: bool, removal: Option<&OwnedFd>, wake: &Wake) {
+fn run<W: Watched>(shared: &W, works: bool, removal: Option<&OwnedFd>, wake: &Wake) {
     let fds: Vec<BorrowedFd<'_>> = removal.into_iter().map(AsFd::as_fd).collect();
     loop {
         let deadline = works.then(|| Instant::now() + PERIOD);
@@ -74,7 +94,7 @@ fn run<F: PciFunction>(shared: &Shared<F>, works: bool, removal: Option<&OwnedFd
                 }
             }
             Err(error) => {
-                tracing::error!("{}: cannot watch the device: {error}", shared.name);
+                tracing::error!("{}: cannot watch the device: {error}", shared.name());
                 return;
             }
         }
