@@ -100,6 +100,8 @@ fn run(shared: &Shared, cards: &[Arc<Card>], plugs: &[OwnedFd]) {
     };
     while !shared.ends.load(SeqCst) {
         if step() {
+            // Servers that have got a message may have their turn first.
+            std::thread::yield_now();
             continue;
         }
         // What comes after this wakes, what came before is seen by one step more.

@@ -18,7 +18,7 @@ use wirerate_tests::needs::{Need, trial};
 use wirerate_tests::nic_server::{Cable, Manner, NicServer, Wires};
 use wirerate_tests::{exclusive, scratch};
 
-use crate::pci::{DPDK, OURS, VFIO, Variant, exchange, logged};
+use crate::pci::{DPDK, Forwarder, OURS, VFIO, Variant, exchange, logged};
 
 /// What Linux's driver needs.
 const NEEDS_LINUX: &[Need] =
@@ -36,6 +36,15 @@ const FAR: &str = "10.82.0.2";
 const TAGGED: [&str; 2] = ["10.83.0.1", "10.83.0.2"];
 /// What DPDK's testpmd has a card do that changes nothing of frames. Some have tags, so that filters would drop them.
 const DPDK_OFFLOADS: &str = "--enable-rx-cksum --enable-scatter --max-pkt-len=9000";
+/// Ours, with room for frames. It has the device drop frames without a descriptor, as is right with several queues, and the
+/// threads that serve cards may get their turns late: then the device knows late of descriptors.
+pub(crate) const OURS_WITH_LONG_RINGS: Forwarder = Forwarder {
+    command: |devices, queues, more| {
+        let devices: Vec<String> = devices.iter().map(|device| format!("{device},queue_size=1024")).collect();
+        (OURS.command)(&devices, queues, more)
+    },
+    ..OURS
+};
 /// Registers whose rules Linux's test of registers breaks on purpose: it writes what can only be read, patterns over
 /// reserved bits of rings that are off, and both enable bits with nothing set up around them; and then resets the card.
 const REGISTER_TEST: [&str; 8] = ["STATUS", "RXCTRL", "RDLEN", "RDT", "RXDCTL", "TDBAL", "TDLEN", "RAH"];
@@ -277,10 +286,8 @@ fn linux_behind_an_iommu() -> Result<()> {
         ensure!(kind.starts_with("DMA"), "the IOMMU does not translate: {kind}");
         lab.part()?;
         lab.guest.ping(FAR, 3, 1400)?;
-        lab.far("sh -c \"iperf3 --server >/tmp/iperf3 2>&1 &\"; sleep 0.5")?;
-        for reverse in [false, true] {
-            lab.guest.iperf3_tcp(FAR, 2, reverse)?;
-        }
+        // In several frames each.
+        lab.guest.ping(FAR, 20, 20_000)?;
         lab.near("ip link set eth0 down; ip link set eth0 up")?;
         lab.reach()?;
         lab.guest.expect_no_fault()?;
@@ -315,7 +322,7 @@ fn forward() -> Result<()> {
     let [mut guest] = guest::boot([&machine])?;
     let forwarded = logged(&mut guest, |guest| {
         let two = Variant { queues: 2, ..VFIO };
-        for (forwarder, more) in [(DPDK, DPDK_OFFLOADS), (OURS, "")] {
+        for (forwarder, more) in [(DPDK, DPDK_OFFLOADS), (OURS_WITH_LONG_RINGS, "")] {
             exchange(guest, &forwarder, &VFIO, &wires, Order::Kept, "")?;
             server.expect_no_fault()?;
             // Frames of IP spread over both queues by their hash, and come in any order then.

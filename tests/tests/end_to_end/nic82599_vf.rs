@@ -15,7 +15,8 @@ use wirerate_tests::needs::{Need, trial};
 use wirerate_tests::nic_server::{Cable, Manner, NicServer, Wires};
 use wirerate_tests::{exclusive, scratch};
 
-use crate::pci::{DPDK, OURS, VFIO, exchange, logged};
+use crate::nic82599::OURS_WITH_LONG_RINGS;
+use crate::pci::{DPDK, VFIO, exchange, logged};
 
 const NEEDS: &[Need] = &[Need::Qemu, Need::GuestKernel, Need::VfioUserQemu, Need::DpdkIxgbe, Need::Ethtool];
 
@@ -91,7 +92,7 @@ fn drive() -> Result<()> {
             model.physical().context("no physical function")?.lets_receive_all = true;
         }
         let wires = joined.cut()?;
-        for forwarder in [DPDK, OURS] {
+        for forwarder in [DPDK, OURS_WITH_LONG_RINGS] {
             exchange(guest, &forwarder, &VFIO, &wires, Order::Kept, "")?;
             server.expect_no_fault()?;
         }

@@ -34,22 +34,22 @@ const CIRCULATE: Duration = Duration::from_secs(4);
 /// A program that forwards between interfaces in a guest, unchanged and paired.
 #[derive(Clone, Copy)]
 pub(crate) struct Forwarder {
-    name: &'static str,
+    pub(crate) name: &'static str,
     /// Puts it into a guest.
-    add: fn(Machine) -> Machine,
+    pub(crate) add: fn(Machine) -> Machine,
     /// Its command line for these PCI devices, with so many pairs of queues, and with these options more.
-    command: fn(devices: &[String], queues: u16, more: &str) -> String,
+    pub(crate) command: fn(devices: &[String], queues: u16, more: &str) -> String,
     /// What it prints when it forwards.
-    ready: &'static str,
+    pub(crate) ready: &'static str,
     /// How many pairs of a receive and a transmit queue it has moved frames between, by what it printed.
     pub(crate) streams: fn(printed: &str) -> usize,
     /// What it says of its speed at the end.
-    figures: fn(printed: &str) -> Result<Figures>,
+    pub(crate) figures: fn(printed: &str) -> Result<Figures>,
 }
 
 /// How fast packets circulated. Of an emulated processor only ratios say anything.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Figures {
+pub(crate) struct Figures {
     /// Packets a second, received by both ports.
     pps: f64,
     /// Cycles of the time stamp counter that a packet took, without polling in vain.
