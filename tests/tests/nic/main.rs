@@ -7,6 +7,7 @@ mod function;
 mod lab;
 mod offloads;
 mod packets;
+mod sleep;
 mod steering;
 mod traffic;
 mod troubles;

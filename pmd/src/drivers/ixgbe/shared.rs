@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wirerate_eal::pci::PciFunction;
 
-use super::link;
 use super::stats::Totals;
 use super::unit::{IxgbeLanes, Unit};
+use super::{interrupt, link};
+use crate::drivers::interrupts::Interrupts;
 use crate::port::{DeviceStats, Link};
 
 const DOWN: Link = Link { up: false, speed: None };
@@ -78,18 +79,24 @@ impl<F: PciFunction> Shared<F> {
         lanes.tx.iter().for_each(|lane| lane.end());
     }
 
-    /// Looks how a device that works is: takes over its counts, before these are full, and its link. False when it is gone,
+    /// Looks how a device that works is, after an `interrupt` or because it is time: takes over its counts, before these are full, and its link. False when it is gone,
     /// and all that belonged to it was given back.
-    pub(super) fn look(&self) -> bool {
+    pub(super) fn look(&self, interrupt: bool) -> bool {
         let guard = self.unit();
         let Some(unit) = guard.as_ref() else { return false };
         if !unit.is_awake() {
             return true;
         }
+        if interrupt {
+            interrupt::take(&unit.registers);
+        }
         let counted = lock(&self.totals).add(&unit.registers);
         match link::now(&unit.registers) {
             Ok(now) if counted => {
                 self.note(now);
+                if interrupt && matches!(unit.interrupts, Interrupts::Line(_)) {
+                    unit.function.unmask_intx();
+                }
                 true
             }
             _ => {

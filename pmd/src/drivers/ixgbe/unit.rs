@@ -12,6 +12,7 @@ use super::descriptor::DESCRIPTOR;
 use super::error::IxgbeError;
 use super::filters;
 use super::init::{self, Filter};
+use super::interrupt::{self, MOST_VECTORS, QueueInterrupt};
 use super::link::{self, Media};
 use super::registers::{
     DCA_RXCTRL_MUST_BE_0, DCA_TXCTRL_WRITE_BACK_RO, DCTL_ENABLE, DCTL_SWFLSH, RXDCTL_VME, Registers,
@@ -22,6 +23,7 @@ use super::rings::RingMemory;
 use super::rx::{IxgbeRx, room_of};
 use super::stats;
 use super::tx::IxgbeTx;
+use crate::drivers::interrupts::Interrupts;
 use crate::drivers::reach::{Range, Reach};
 use crate::lane::Lanes;
 use crate::net::MacAddress;
@@ -113,6 +115,7 @@ pub(super) struct Unit<F: PciFunction> {
     /// Not at rest: the device may use memory.
     awake: bool,
     media: Media,
+    pub(super) interrupts: Interrupts,
     pub(super) mappings: Option<Mappings>,
     pub(super) registers: Registers<F::Bar>,
     /// The last that is dropped.
@@ -140,7 +143,15 @@ impl<F: PciFunction> Unit<F> {
         let registers = Registers::new(function.bar(0)?)?;
         // Whatever it did before, it does not reach memory from here on.
         function.set_bus_master(false)?;
-        let unit = Self { name: name.to_owned(), awake: false, media, mappings: None, registers, function };
+        let unit = Self {
+            name: name.to_owned(),
+            awake: false,
+            media,
+            interrupts: Interrupts::None,
+            mappings: None,
+            registers,
+            function,
+        };
         init::reset(&unit.registers)?;
         super::eeprom::check(&unit.registers)?;
         let mac = init::address(&unit.registers)?;
@@ -157,6 +168,7 @@ impl<F: PciFunction> Unit<F> {
         // 4.6.3, step by step.
         init::reset(&self.registers)?;
         self.function.set_bus_master(true)?;
+        self.interrupts = Interrupts::enable(&self.name, &self.function, plan.receives, MOST_VECTORS);
         link::set_up(&self.registers, self.media)?;
         stats::clear(&self.registers);
         stats::prepare(&self.registers);
@@ -193,9 +205,16 @@ impl<F: PciFunction> Unit<F> {
             let made = unsafe { plan.memory.ring(2 * queue, plan.rx_size, &rings) };
             let (ring, address) = made.ok_or(IxgbeError::Ring { size: plan.rx_size })?;
             let bar = Arc::clone(self.registers.bar());
-            let rx =
+            let mut rx =
                 IxgbeRx::new(ring, rdt(queue.into()), plan.pool.clone(), packets.clone(), plan.strips, bar);
-            lane.only_polled();
+            match self.interrupts.receive_fd(queue) {
+                Some(fd) => {
+                    let error = |source| IxgbeError::System { doing: "listening to an interrupt", source };
+                    lane.bell().listen_to(fd).map_err(error)?;
+                    rx.set_interrupt(QueueInterrupt::of(&self.interrupts, queue, plan.receives));
+                }
+                None => lane.only_polled(),
+            }
             // The lane keeps what the device may write from now on.
             lane.install(rx);
             self.start_receive(queue.into(), address, plan)?;
@@ -204,6 +223,7 @@ impl<F: PciFunction> Unit<F> {
         if plan.receives > 0 {
             init::receive_on(&self.registers)?;
         }
+        interrupt::set_up(&self.registers, &self.interrupts, plan.receives);
         self.registers.here()
     }
 
@@ -271,6 +291,7 @@ impl<F: PciFunction> Unit<F> {
             tracing::debug!("{}: {error}", self.name);
         }
         self.function.disable_interrupts();
+        self.interrupts = Interrupts::None;
     }
 }
 

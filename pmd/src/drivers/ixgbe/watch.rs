@@ -10,6 +10,7 @@ use rustix::event::PollFlags;
 use wirerate_eal::pci::PciFunction;
 
 use super::shared::Shared;
+use crate::drivers::interrupts::Interrupts;
 use crate::vhost_user::Wake;
 use crate::vhost_user::wake::{Waited, wait};
 
@@ -33,7 +34,10 @@ impl Watch {
         let guard = shared.unit();
         let Some(unit) = guard.as_ref() else { return Ok(None) };
         let works = unit.is_awake();
-        let removal = unit.function.removal().map(|fd| fd.try_clone_to_owned()).transpose()?;
+        let own = |fd: Option<BorrowedFd<'_>>| fd.map(|fd| fd.try_clone_to_owned()).transpose();
+        let removal = own(unit.function.removal())?;
+        let is_line = matches!(unit.interrupts, Interrupts::Line(_));
+        let told = own(unit.interrupts.config_fd())?.map(|fd| Told { fd, is_line });
         drop(guard);
         if !works && removal.is_none() {
             return Ok(None);
@@ -42,7 +46,7 @@ impl Watch {
         let (theirs, shared) = (wake.clone(), Arc::clone(shared));
         let thread = thread::Builder::new()
             .name(shared.name.clone())
-            .spawn(move || run(&shared, works, removal.as_ref(), &theirs))?;
+            .spawn(move || run(&shared, works, told.as_ref(), removal.as_ref(), &theirs))?;
         Ok(Some(Self { wake, thread: Some(thread) }))
     }
 }
@@ -58,18 +62,37 @@ impl Drop for Watch {
     }
 }
 
-fn run<F: PciFunction>(shared: &Shared<F>, works: bool, removal: Option<&OwnedFd>, wake: &Wake) {
-    let fds: Vec<BorrowedFd<'_>> = removal.into_iter().map(AsFd::as_fd).collect();
+/// What becomes readable when the link changes.
+struct Told {
+    fd: OwnedFd,
+    /// An interrupt line: it is unmasked after the look, and its descriptor not read.
+    is_line: bool,
+}
+
+fn run<F: PciFunction>(
+    shared: &Shared<F>,
+    works: bool,
+    told: Option<&Told>,
+    removal: Option<&OwnedFd>,
+    wake: &Wake,
+) {
+    let fds: Vec<BorrowedFd<'_>> =
+        removal.into_iter().chain(told.map(|told| &told.fd)).map(AsFd::as_fd).collect();
     loop {
         let deadline = works.then(|| Instant::now() + PERIOD);
         match wait(&fds, PollFlags::IN, Some(wake.as_fd()), deadline) {
             Ok(Waited::Woken) => return,
-            Ok(Waited::Ready(_)) => {
+            Ok(Waited::Ready(0)) if removal.is_some() => {
                 shared.lose("the system wants the device back");
                 return;
             }
-            Ok(Waited::TimedOut) => {
-                if !shared.look() {
+            Ok(ready) => {
+                let interrupt = ready != Waited::TimedOut;
+                if let (true, Some(Told { fd, is_line: false })) = (interrupt, told) {
+                    // An eventfd that is readable: this resets it, and does not wait.
+                    let _ = rustix::io::read(fd, &mut [0; 8]);
+                }
+                if !shared.look(interrupt) {
                     return;
                 }
             }
