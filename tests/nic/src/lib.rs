@@ -22,6 +22,11 @@
 //! | [`Troubles`] (`trouble`) | what goes wrong with the device |
 //! | [`Random`] (`random`) | what a seed decides |
 //!
+//! It has not: headers apart (packet split), coalesced segments (RSC), fragments' checksums, flow director and five-tuple
+//! filters, traffic classes, pools of the physical function, two tags, LinkSec, IPsec, FCoE, time stamps, low-latency
+//! interrupts, and wake-up. What of that would change a packet or its queue is a fault when a driver asks for it; the rest is
+//! kept in its registers.
+//!
 //! The model is strict: each rule that a driver breaks is kept as a [`Fault`], and the device goes on as the hardware
 //! would, or does nothing where that is not known. Time is counted in accesses and in steps, never by a clock, so that the
 //! same seed and the same accesses give the same run.

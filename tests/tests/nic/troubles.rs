@@ -134,6 +134,14 @@ impl Traffic<'_> {
         frame(SOMEBODY, at as usize, 60 + self.bench.random.below(len - 59))
     }
 
+    /// The far end asks for a pause, or calls it off.
+    fn pause(&mut self) {
+        let [high, low] = (self.bench.random.below(60) as u16).to_be_bytes();
+        let mut frame = vec![1, 0x80, 0xc2, 0, 0, 1, 2, 0, 0, 0, 0, 1, 0x88, 8, 0, 1, high, low];
+        frame.resize(60, 0);
+        self.bench.far.send(frame);
+    }
+
     /// Some frames both ways, some time, and a look at what has come out. `changed` bytes of a frame may be others.
     fn round(&mut self, most: usize, changed: usize) {
         for _ in 0..self.bench.random.below(most + 1) {
@@ -318,6 +326,30 @@ fn flows_stay_in_order_over_queues_whose_write_backs_do_not() {
         assert!(count > FRAMES / 2 && queues.count() > 1, "{stats:?} {queue_of:?}");
         assert!(traffic.bench.tally().held_back > 100);
         drop((traffic, bursts));
+        bench.check();
+    });
+}
+
+#[test]
+fn a_far_end_that_pauses_gets_everything_later() {
+    for_seeds(20, |seed| {
+        let mut bench = Bench::new(seed);
+        let mut traffic = bench.start().unwrap();
+        traffic.link_up();
+        // Pauses are obeyed, and not passed on: behind the driver's back.
+        traffic.bench.machine.model().write32(0x4294, 0b1010);
+        traffic.bench.trouble(Troubles { late: 5, ..Troubles::default() });
+        for _ in 0..150 {
+            if traffic.bench.random.below(3) == 0 {
+                traffic.pause();
+            }
+            traffic.round(12, 0);
+        }
+        traffic.settle(0);
+        let paused = traffic.counted("rx_xoff_packets");
+        assert!(paused > 20 && traffic.written > 100, "{paused}");
+        traffic.account(traffic.bench.tally());
+        drop(traffic);
         bench.check();
     });
 }

@@ -126,6 +126,10 @@ fn damaged_frames_are_dropped_or_marked_and_spoilt_ones_have_wrong_checksums() {
     far.send(packet(TCP4));
     port.work();
     assert_eq!((port.r(0x4000), port.r(0x4074), port.r(RDH), port.tally().damaged), (1, 0, 0, 1));
+    far.send(frame(40, 1));
+    far.send(frame(1600, 1));
+    port.work();
+    assert_eq!((port.r(0x40a8), port.r(0x40b0), port.r(0x4000)), (1, 1, 0), "a fragment, and jabber");
     port.w(0x5080, 0x702);
     far.send(packet(TCP4));
     port.work();
