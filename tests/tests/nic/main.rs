@@ -11,6 +11,7 @@ mod meddler;
 mod mutations;
 mod offloads;
 mod packets;
+mod sleep;
 mod steering;
 mod traffic;
 mod troubles;

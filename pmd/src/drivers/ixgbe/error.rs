@@ -86,6 +86,14 @@ pub enum IxgbeError {
         /// Descriptors.
         size: u16,
     },
+    /// What the system refuses.
+    #[error("{doing}: {source}")]
+    System {
+        /// What was done.
+        doing: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// PCI itself.
     #[error(transparent)]
     Pci(#[from] PciError),

@@ -4,7 +4,7 @@
 //! into rings and registers is checked, and whatever it is waited for has a time limit. It is reset before memory is given
 //! back, on every way out; when it is gone by itself, its receive queues [end](crate::RxQueue::ended) and other ports go on.
 //! Queues are polled; interrupts are off. Received packets are spread over queues by RSS. Checksums, tags and segmentation are
-//! left to the device where the application lets it.
+//! left to the device where the application lets it. Receive queues can be slept on.
 //!
 //! | parameter | |
 //! |---|---|
@@ -19,6 +19,7 @@
 //! | `link` | the link |
 //! | `filters` | which frames are received, and by which queue |
 //! | `init` | resets, and the set-up of what queues share |
+//! | `interrupt` | how the device tells of packets and changes |
 //! | `stats` | what the device counts |
 //! | `descriptor`, `rings` | descriptors, and where they lie |
 //! | `offload` | what the device does with packets, and tells of them |
@@ -33,6 +34,7 @@ mod eeprom;
 mod error;
 mod filters;
 mod init;
+mod interrupt;
 mod line;
 mod link;
 mod offload;

@@ -11,6 +11,7 @@ use wirerate_mempool::Memory;
 
 use super::descriptor::DESCRIPTOR;
 use super::error::IxgbeError;
+use super::interrupt::QueueInterrupt;
 use super::registers::{
     DCA_RXCTRL_MUST_BE_0, DCA_TXCTRL_WRITE_BACK_RO, DCTL_ENABLE, RXDCTL_VME, Registers, SRRCTL_ADVANCED,
     SRRCTL_DROP_EN, dca_rxctrl, dca_txctrl, rdbah, rdbal, rdh, rdlen, rdt, rxdctl, srrctl, tdbah, tdbal, tdh,
@@ -19,6 +20,7 @@ use super::registers::{
 use super::rings::RingMemory;
 use super::rx::{IxgbeRx, room_of};
 use super::tx::IxgbeTx;
+use crate::drivers::interrupts::Interrupts;
 use crate::drivers::reach::{Range, Reach};
 use crate::lane::Lanes;
 use crate::packet::MbufPool;
@@ -127,7 +129,8 @@ impl QueuePlan {
         Ok(())
     }
 
-    /// Puts receive rings into the lanes, enables their queues, and gives them buffers.
+    /// Puts receive rings into the lanes, enables their queues, and gives them buffers. Who sleeps on one is woken by
+    /// `interrupts`.
     ///
     /// # Errors
     /// As [`transmit`](Self::transmit).
@@ -137,19 +140,27 @@ impl QueuePlan {
     pub(super) unsafe fn receive<B: Mmio>(
         &self,
         registers: &Registers<B>,
+        interrupts: &Interrupts,
         mappings: &Mappings,
         lanes: &IxgbeLanes<B>,
     ) -> Result<(), IxgbeError> {
         let rings = Mappings::reach(std::slice::from_ref(&mappings.rings));
         let packets = Mappings::reach(&mappings.pool);
-        for (queue, lane) in (0..self.receives).zip(&lanes.rx) {
+        for (number, lane) in (0..self.receives).zip(&lanes.rx) {
             // SAFETY: as above.
-            let made = unsafe { self.memory.ring(2 * queue, self.rx_size, &rings) };
+            let made = unsafe { self.memory.ring(2 * number, self.rx_size, &rings) };
             let (ring, address) = made.ok_or(IxgbeError::Ring { size: self.rx_size })?;
             let bar = Arc::clone(registers.bar());
-            let queue = usize::from(queue);
-            let rx = IxgbeRx::new(ring, rdt(queue), self.pool.clone(), packets.clone(), self.strips, bar);
-            lane.only_polled();
+            let queue = usize::from(number);
+            let mut rx = IxgbeRx::new(ring, rdt(queue), self.pool.clone(), packets.clone(), self.strips, bar);
+            match interrupts.receive_fd(number) {
+                Some(fd) => {
+                    let error = |source| IxgbeError::System { doing: "listening to an interrupt", source };
+                    lane.bell().listen_to(fd).map_err(error)?;
+                    rx.set_interrupt(QueueInterrupt::of(interrupts, number, self.receives));
+                }
+                None => lane.only_polled(),
+            }
             // The lane keeps what the device may write from now on.
             lane.install(rx);
             registers.write(rdbal(queue), address as u32);

@@ -5,10 +5,12 @@ use wirerate_eal::pci::PciFunction;
 use super::error::IxgbeError;
 use super::filters;
 use super::init::{self, Filter};
+use super::interrupt::{self, MOST_VECTORS};
 use super::link::{self, Media};
 use super::queues::{IxgbeLanes, Mappings, QueuePlan};
 use super::registers::{DCTL_ENABLE, DCTL_SWFLSH, LEN, Registers, rxdctl, tdbal, txdctl};
 use super::stats;
+use crate::drivers::interrupts::Interrupts;
 use crate::net::MacAddress;
 use crate::port::RssConfig;
 
@@ -40,6 +42,7 @@ pub(super) struct Unit<F: PciFunction> {
     /// Not at rest: the device may use memory.
     awake: bool,
     media: Media,
+    pub(super) interrupts: Interrupts,
     pub(super) mappings: Option<Mappings>,
     pub(super) registers: Registers<F::Bar>,
     /// The last that is dropped.
@@ -67,7 +70,15 @@ impl<F: PciFunction> Unit<F> {
         let registers = Registers::new(function.bar(0)?, LEN)?;
         // Whatever it did before, it does not reach memory from here on.
         function.set_bus_master(false)?;
-        let unit = Self { name: name.to_owned(), awake: false, media, mappings: None, registers, function };
+        let unit = Self {
+            name: name.to_owned(),
+            awake: false,
+            media,
+            interrupts: Interrupts::None,
+            mappings: None,
+            registers,
+            function,
+        };
         init::reset(&unit.registers)?;
         super::eeprom::check(&unit.registers)?;
         let mac = init::address(&unit.registers)?;
@@ -84,6 +95,7 @@ impl<F: PciFunction> Unit<F> {
         // 4.6.3, step by step.
         init::reset(&self.registers)?;
         self.function.set_bus_master(true)?;
+        self.interrupts = Interrupts::enable(&self.name, &self.function, plan.queues.receives, MOST_VECTORS);
         link::set_up(&self.registers, self.media)?;
         stats::clear(&self.registers);
         stats::prepare(&self.registers);
@@ -106,11 +118,12 @@ impl<F: PciFunction> Unit<F> {
         // the port stopped.
         unsafe {
             plan.queues.transmit(&self.registers, tdbal(0), mappings, lanes)?;
-            plan.queues.receive(&self.registers, mappings, lanes)?;
+            plan.queues.receive(&self.registers, &self.interrupts, mappings, lanes)?;
         }
         if plan.queues.receives > 0 {
             init::receive_on(&self.registers)?;
         }
+        interrupt::set_up(&self.registers, &self.interrupts, plan.queues.receives);
         self.registers.here()
     }
 
@@ -145,6 +158,7 @@ impl<F: PciFunction> Unit<F> {
             tracing::debug!("{}: {error}", self.name);
         }
         self.function.disable_interrupts();
+        self.interrupts = Interrupts::None;
     }
 }
 

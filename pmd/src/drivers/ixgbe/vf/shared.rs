@@ -227,10 +227,10 @@ impl<F: PciFunction> Watched for Shared<F> {
         let guard = self.unit();
         let Some(unit) = guard.as_ref() else { return Ok(None) };
         let removal = unit.function.removal().map(|fd| fd.try_clone_to_owned()).transpose()?;
-        Ok(Some(State { works: unit.is_awake(), removal }))
+        Ok(Some(State { works: unit.is_awake(), removal, told: None }))
     }
 
-    fn look(&self) -> bool {
+    fn look(&self, _: bool) -> bool {
         let mut guard = self.unit();
         let Some(unit) = guard.as_mut() else { return false };
         let followed = self.follow(unit);

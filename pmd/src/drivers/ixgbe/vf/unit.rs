@@ -11,6 +11,7 @@ use super::registers::{
 };
 use super::talk::Talk;
 use super::{DEVICES, VENDOR};
+use crate::drivers::interrupts::Interrupts;
 use crate::drivers::ixgbe::error::IxgbeError;
 use crate::drivers::ixgbe::init::Filter;
 use crate::drivers::ixgbe::link;
@@ -167,7 +168,8 @@ impl<F: PciFunction> Unit<F> {
         // when it was halted.
         unsafe {
             plan.queues.transmit(registers, VFTDBAL, mappings, lanes)?;
-            plan.queues.receive(registers, mappings, lanes)?;
+            // Its queues are polled.
+            plan.queues.receive(registers, &Interrupts::None, mappings, lanes)?;
         }
         registers.here()
     }
