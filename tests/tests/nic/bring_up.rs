@@ -1,5 +1,6 @@
 //! Bringing the device up and putting it to rest, by its registers alone.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wirerate_nic::Settings;
@@ -114,15 +115,18 @@ fn a_port_that_is_dropped_leaves_its_device_at_rest_whatever_its_state() {
 
 /// Looks that a device of which registers are stuck is refused in one line, soon, and left at rest.
 fn refused(stuck: &[(usize, u32, u32)], at_start: bool, expected: &str) {
+    refused_on(&Machine::new(Settings::default()), stuck, at_start, expected);
+}
+
+fn refused_on(machine: &Arc<Machine>, stuck: &[(usize, u32, u32)], at_start: bool, expected: &str) {
     let eal = eal();
     let pool = pool(&eal, "packets");
-    let machine = Machine::new(Settings::default());
     let stick = || machine.troubles().stuck.extend_from_slice(stuck);
     if !at_start {
         stick();
     }
     let begun = Instant::now();
-    let opened = open(&eal, &machine, "");
+    let opened = open(&eal, machine, "");
     let result = opened.and_then(|port| port.configure(&config(&pool, 3))).and_then(|port| {
         stick();
         port.start().map(|_| ())
@@ -145,7 +149,11 @@ fn whatever_is_waited_for_has_a_limit() {
     refused(&[(SWSM, 1, 1)], false, "semaphore between drivers is held by others");
     refused(&[(SWSM, 2, 0)], false, "firmware's semaphore is held by others");
     refused(&[(SW_FW_SYNC, 1 << 5, 1 << 5)], false, "the EEPROM is held by others for 1000 ms");
-    refused(&[(SW_FW_SYNC, 1 << 8, 1 << 8)], true, "the set-up of the link is held by others");
+    refused(&[(SW_FW_SYNC, 1 << 6, 1 << 6)], true, "the pair of wires to the module is held by others");
+    let backplane = Machine::new(Settings::default());
+    backplane.troubles().identity = Some(0x10f7_8086);
+    let held = (SW_FW_SYNC, 1 << 8, 1 << 8);
+    refused_on(&backplane, &[held], true, "the set-up of the link is held by others");
     refused(&[(RXDCTL_2, 1 << 25, 0)], true, "enabling a receive queue is not done after 100 ms");
     refused(&[(TXDCTL_1, 1 << 25, 0)], true, "enabling a transmit queue is not done");
     refused(&[(0x8d04, 1, 0)], true, "halting reception is not done");

@@ -12,7 +12,7 @@ use super::registers::{
 use super::semaphore::Taken;
 
 /// How long a word may take to read.
-const WORD_TIME: Duration = Duration::from_millis(100);
+const WORD_TIME: Duration = Duration::from_millis(500);
 /// The sum of all words that it covers (6.3.2.14).
 const SUM: u16 = 0xbaba;
 /// The word that brings the sum to that.
@@ -22,8 +22,19 @@ const POINTERS: core::ops::Range<u16> = 0x03..0x0f;
 /// The most words that the field of EERD can name.
 const MOST_WORDS: u32 = 1 << 14;
 
-/// Reads a word. The EEPROM is taken.
-fn word<B: Mmio>(registers: &Registers<B>, address: u16) -> Result<u16, IxgbeError> {
+/// Takes the EEPROM from others.
+///
+/// # Errors
+/// That it is not to be had.
+pub(super) fn take<B: Mmio>(registers: &Registers<B>) -> Result<Taken<'_, B>, IxgbeError> {
+    Taken::take(registers, "EEPROM", SYNC_EEPROM)
+}
+
+/// Reads a word. The EEPROM is to be [taken](take).
+///
+/// # Errors
+/// That it does not answer.
+pub(super) fn word<B: Mmio>(registers: &Registers<B>, address: u16) -> Result<u16, IxgbeError> {
     registers.write(EERD, EERD_START | u32::from(address) << EERD_ADDRESS_SHIFT);
     let value = registers.wait("reading a word of the EEPROM", EERD, EERD_DONE, EERD_DONE, WORD_TIME)?;
     Ok((value >> EERD_DATA_SHIFT) as u16)
@@ -39,7 +50,7 @@ pub(super) fn check<B: Mmio>(registers: &Registers<B>) -> Result<(), IxgbeError>
         return Err(IxgbeError::NoEeprom { eec });
     }
     let words = (64 << (eec >> EEC_SIZE_SHIFT & 0xf)).min(MOST_WORDS);
-    let taken = Taken::take(registers, "EEPROM", SYNC_EEPROM)?;
+    let taken = take(registers)?;
     let expected = expected(words, |address| word(registers, address))?;
     let found = word(registers, CHECKSUM_WORD)?;
     drop(taken);

@@ -46,8 +46,7 @@ pub(super) fn reset<B: Mmio>(registers: &Registers<B>) -> Result<(), IxgbeError>
     // The reset has undone that (4.6.3.1).
     interrupts_off(registers);
     registers.wait("reading the EEPROM's settings", EEC, EEC_AUTO_RD, EEC_AUTO_RD, STEP_TIME)?;
-    let port = registers.read(STATUS) >> STATUS_LAN_ID_SHIFT & 1;
-    let done = EEMNGCTL_CFG_DONE << port;
+    let done = EEMNGCTL_CFG_DONE << port(registers);
     match registers.wait("the firmware's configuration", EEMNGCTL, done, done, STEP_TIME) {
         // Without its firmware the device works, too.
         Err(error @ IxgbeError::Late { .. }) => tracing::warn!("{error}"),
@@ -57,6 +56,11 @@ pub(super) fn reset<B: Mmio>(registers: &Registers<B>) -> Result<(), IxgbeError>
     }
     registers.wait("the set-up of DMA", RDRXCTL, RDRXCTL_DMAIDONE, RDRXCTL_DMAIDONE, STEP_TIME)?;
     Ok(())
+}
+
+/// Which of the chip's two ports it is.
+pub(super) fn port<B: Mmio>(registers: &Registers<B>) -> u32 {
+    registers.read(STATUS) >> STATUS_LAN_ID_SHIFT & 1
 }
 
 /// Masks all interrupts and forgets those that wait (4.6.3.1).

@@ -1,14 +1,23 @@
 //! The link: how it is set up (datasheet 4.6.4) and how it is.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use wirerate_eal::mmio::Mmio;
 
 use super::error::IxgbeError;
 use super::registers::{
-    AUTOC, AUTOC_LMS, AUTOC_LMS_10G_SERIAL, AUTOC_RESTART_AN, AUTOC2, AUTOC2_SERIAL_PMA, AUTOC2_SERIAL_SFI,
-    LINKS, LINKS_SPEED_SHIFT, LINKS_UP, Registers, SYNC_MAC_CSR,
+    ANLP1, ANLP1_AN_STATE, AUTOC, AUTOC_LMS, AUTOC_LMS_10G_SERIAL, AUTOC_RESTART_AN, AUTOC2,
+    AUTOC2_LINK_DISABLE, AUTOC2_SERIAL_PMA, AUTOC2_SERIAL_SFI, LINKS, LINKS_SPEED_SHIFT, LINKS_UP, Registers,
+    SYNC_MAC_CSR,
 };
 use super::semaphore::Taken;
 use crate::port::Link;
+
+/// Turns the link's mode into another.
+const OTHER_MODE: u32 = 4 << 13;
+/// How long the analog side may take to start. Linux's driver gives it 40 ms.
+const RESTART_TIME: Duration = Duration::from_millis(100);
 
 /// What a port is joined to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,14 +35,30 @@ pub(super) enum Media {
 pub(super) fn set_up<B: Mmio>(registers: &Registers<B>, media: Media) -> Result<(), IxgbeError> {
     // The firmware may change the link's mode, too (4.6.4.2).
     let _taken = Taken::take(registers, "set-up of the link", SYNC_MAC_CSR)?;
-    let mut mode = registers.read(AUTOC);
+    let mut mode = registers.read(AUTOC) | AUTOC_RESTART_AN;
     if media == Media::Sfp {
-        registers.change(AUTOC2, AUTOC2_SERIAL_PMA, AUTOC2_SERIAL_SFI);
+        registers.change(AUTOC2, AUTOC2_SERIAL_PMA | AUTOC2_LINK_DISABLE, AUTOC2_SERIAL_SFI);
         mode = mode & !AUTOC_LMS | AUTOC_LMS_10G_SERIAL;
+        // The analog side takes over what it was given when the mode changes, and tells of that by its state.
+        registers.write(AUTOC, mode ^ OTHER_MODE);
+        restarted(registers)?;
     }
-    registers.write(AUTOC, mode | AUTOC_RESTART_AN);
+    registers.write(AUTOC, mode);
     registers.flush();
     Ok(())
+}
+
+/// Waits until the analog side has started anew. It may come up later, too, so that is all.
+fn restarted<B: Mmio>(registers: &Registers<B>) -> Result<(), IxgbeError> {
+    let begun = Instant::now();
+    while registers.read(ANLP1) & ANLP1_AN_STATE == 0 {
+        if begun.elapsed() >= RESTART_TIME {
+            tracing::warn!("the analog side of the link did not start in {} ms", RESTART_TIME.as_millis());
+            break;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    registers.here()
 }
 
 /// How the link is.

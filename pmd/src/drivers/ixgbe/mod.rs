@@ -10,6 +10,8 @@
 //! |---|---|
 //! | `queues` | the most queues each way, 1 to 16; one for each lcore unless given |
 //! | `queue_size` | descriptors in each ring, 128 to 4096 in steps of 8; as the port is configured, up to 1024, unless given |
+//! | `flow_ctrl` | `none`, `rx`: pause frames are obeyed, `tx`: they are sent when the packet buffer fills up, `full`: both; `none` unless given |
+//! | `allow_unsupported_sfp` | 1: modules are used that are not known to work with an 82599; 0 unless given |
 //!
 //! | file | |
 //! |---|---|
@@ -17,10 +19,12 @@
 //! | `semaphore` | what the port shares with its neighbour and the firmware |
 //! | `eeprom` | whether its settings are whole |
 //! | `link` | the link |
+//! | `sfp`, `i2c` | the module in the cage, and the wires to it |
+//! | `flow` | pause frames |
 //! | `filters` | which frames are received, and by which queue |
 //! | `init` | resets, and the set-up of what queues share |
 //! | `interrupt` | how the device tells of packets and changes |
-//! | `stats` | what the device counts |
+//! | `stats`, `dump` | what the device counts, and its registers to be shown |
 //! | `descriptor`, `rings` | descriptors, and where they lie |
 //! | `offload` | what the device does with packets, and tells of them |
 //! | `line` | what the device has of ours |
@@ -29,9 +33,12 @@
 //! | `shared`, `watch` | what becomes of it while nobody calls |
 
 mod descriptor;
+mod dump;
 mod eeprom;
 mod error;
 mod filters;
+mod flow;
+mod i2c;
 mod init;
 mod interrupt;
 mod line;
@@ -42,6 +49,7 @@ mod registers;
 mod rings;
 mod rx;
 mod semaphore;
+mod sfp;
 mod shared;
 mod stats;
 #[cfg(test)]
@@ -70,7 +78,8 @@ use crate::lane::Lanes;
 use crate::net::MacAddress;
 use crate::packet::Offload;
 use crate::port::{
-    DevArgs, Device, DeviceInfo, DeviceQueues, DeviceStats, Held, Link, PortConfig, PortError, RssConfig,
+    DevArgs, Device, DeviceInfo, DeviceQueues, DeviceStats, Held, Link, PortConfig, PortError, RegisterValue,
+    RssConfig,
 };
 
 /// The driver's name, DPDK's.
@@ -166,6 +175,8 @@ impl<F: PciFunction> Ixgbe<F> {
             pool,
             mac: self.mac,
             filter: self.filter,
+            flow: self.options.flow,
+            any_module: self.options.any_module,
             strips: config.rx_offloads.contains(Offload::RX_VLAN_STRIPPED),
             vlans: config.vlan_filter.then(|| self.vlans.iter().copied().collect()),
             rss: self.spread(config.rx_queues),
@@ -368,6 +379,12 @@ impl<F: PciFunction> Device for Ixgbe<F> {
             Some(unit) => filters::rss(&unit.registers),
             None => self.config.as_ref().and_then(|config| self.spread(config.rx_queues)),
         }
+    }
+
+    fn registers(&self) -> Vec<RegisterValue> {
+        let (receives, sends) =
+            self.config.as_ref().map_or((0, 0), |config| (config.rx_queues, config.tx_queues));
+        self.shared.unit().as_ref().map_or(Vec::new(), |unit| dump::dump(&unit.registers, receives, sends))
     }
 
     fn stats(&self) -> DeviceStats {

@@ -8,8 +8,8 @@ use wirerate_eal::mmio::Mmio;
 
 use super::error::IxgbeError;
 
-/// Bytes of registers that are used here: up to the end of the PCIe ones.
-pub(super) const LEN: usize = 0x1_2000;
+/// Bytes of registers that are used here: up to that of the link's analog side.
+pub(super) const LEN: usize = 0x1_5000;
 
 /// Device control (8.2.3.1.1): no more requests of the bus, reset of the link, reset of the rest.
 pub(super) const CTRL: usize = 0x00000;
@@ -24,6 +24,33 @@ pub(super) const STATUS_MASTER_ENABLE: u32 = 1 << 19;
 pub(super) const CTRL_EXT: usize = 0x00018;
 pub(super) const CTRL_EXT_NS_DIS: u32 = 1 << 16;
 pub(super) const CTRL_EXT_DRV_LOAD: u32 = 1 << 28;
+
+/// Pins (8.2.3.1.4): the third lets the module's laser shine while it is low.
+pub(super) const ESDP: usize = 0x00020;
+pub(super) const ESDP_SDP3: u32 = 1 << 3;
+/// The two wires to the module in the cage (8.2.3.1.5).
+pub(super) const I2CCTL: usize = 0x00028;
+pub(super) const I2CCTL_CLK_IN: u32 = 1 << 0;
+pub(super) const I2CCTL_CLK_OUT: u32 = 1 << 1;
+pub(super) const I2CCTL_DATA_IN: u32 = 1 << 2;
+pub(super) const I2CCTL_DATA_OUT: u32 = 1 << 3;
+
+/// Flow control (8.2.3.3): the pause that is asked for, when it is asked for again, how full the packet buffer is then and
+/// when it ends, whether it is asked for at all.
+pub(super) const fn fcttv(pair: usize) -> usize {
+    0x03200 + 4 * pair
+}
+pub(super) const FCRTL: usize = 0x03220;
+pub(super) const FCRTL_XONE: u32 = 1 << 31;
+pub(super) const FCRTH: usize = 0x03260;
+pub(super) const FCRTH_FCEN: u32 = 1 << 31;
+pub(super) const FCRTV: usize = 0x032a0;
+pub(super) const FCCFG: usize = 0x03d00;
+pub(super) const FCCFG_TFCE: u32 = 1 << 3;
+/// Pause frames that come in (8.2.3.22.34): they are not received, and are obeyed.
+pub(super) const MFLCN: usize = 0x04294;
+pub(super) const MFLCN_DPF: u32 = 1 << 1;
+pub(super) const MFLCN_RFCE: u32 = 1 << 3;
 
 /// EEPROM control (8.2.3.2.1): there is one, and its settings were taken over.
 pub(super) const EEC: usize = 0x10010;
@@ -48,6 +75,7 @@ pub(super) const SWSM_SWESMBI: u32 = 1 << 1;
 /// What software and firmware have taken (8.2.3.4.11); the firmware's bits are 5 above the software's.
 pub(super) const SW_FW_SYNC: usize = 0x10160;
 pub(super) const SYNC_EEPROM: u32 = 1 << 0;
+pub(super) const SYNC_PHY0: u32 = 1 << 1;
 pub(super) const SYNC_MAC_CSR: u32 = 1 << 3;
 pub(super) const SYNC_FIRMWARE_SHIFT: u32 = 5;
 
@@ -253,6 +281,12 @@ pub(super) const AUTOC_LMS_10G_SERIAL: u32 = 3 << 13;
 pub(super) const AUTOC2: usize = 0x042a8;
 pub(super) const AUTOC2_SERIAL_PMA: u32 = 3 << 16;
 pub(super) const AUTOC2_SERIAL_SFI: u32 = 2 << 16;
+pub(super) const AUTOC2_LINK_DISABLE: u32 = 7 << 28;
+/// How far negotiation is (8.2.3.22.23); 0 until the analog side works.
+pub(super) const ANLP1: usize = 0x042b0;
+pub(super) const ANLP1_AN_STATE: u32 = 0xf << 16;
+/// The analog side of the link (8.2.3.22.32).
+pub(super) const CORECTL: usize = 0x14f00;
 /// The link's state (8.2.3.22.20).
 pub(super) const LINKS: usize = 0x042a4;
 pub(super) const LINKS_UP: u32 = 1 << 30;

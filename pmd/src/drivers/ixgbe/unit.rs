@@ -11,6 +11,7 @@ use wirerate_mempool::Memory;
 use super::descriptor::DESCRIPTOR;
 use super::error::IxgbeError;
 use super::filters;
+use super::flow::{self, FlowControl};
 use super::init::{self, Filter};
 use super::interrupt::{self, MOST_VECTORS, QueueInterrupt};
 use super::link::{self, Media};
@@ -21,6 +22,7 @@ use super::registers::{
 };
 use super::rings::RingMemory;
 use super::rx::{IxgbeRx, room_of};
+use super::sfp::{self, Module};
 use super::stats;
 use super::tx::IxgbeTx;
 use crate::drivers::interrupts::Interrupts;
@@ -94,6 +96,9 @@ pub(super) struct Plan {
     pub(super) pool: MbufPool,
     pub(super) mac: MacAddress,
     pub(super) filter: Filter,
+    pub(super) flow: FlowControl,
+    /// Whether modules are used that are not known to work.
+    pub(super) any_module: bool,
     /// Whether tags are taken out of received frames.
     pub(super) strips: bool,
     /// The only VLANs that are received; none receives all.
@@ -115,6 +120,9 @@ pub(super) struct Unit<F: PciFunction> {
     /// Not at rest: the device may use memory.
     awake: bool,
     media: Media,
+    /// The module in the cage, once it was found.
+    module: Option<Module>,
+    any_module: bool,
     pub(super) interrupts: Interrupts,
     pub(super) mappings: Option<Mappings>,
     pub(super) registers: Registers<F::Bar>,
@@ -147,6 +155,8 @@ impl<F: PciFunction> Unit<F> {
             name: name.to_owned(),
             awake: false,
             media,
+            module: None,
+            any_module: false,
             interrupts: Interrupts::None,
             mappings: None,
             registers,
@@ -169,10 +179,12 @@ impl<F: PciFunction> Unit<F> {
         init::reset(&self.registers)?;
         self.function.set_bus_master(true)?;
         self.interrupts = Interrupts::enable(&self.name, &self.function, plan.receives, MOST_VECTORS);
-        link::set_up(&self.registers, self.media)?;
+        self.any_module = plan.any_module;
+        self.start_link()?;
         stats::clear(&self.registers);
         stats::prepare(&self.registers);
         init::prepare(&self.registers, plan.mac);
+        flow::set_up(&self.registers, plan.flow);
         for (index, mac) in plan.addresses.iter().enumerate() {
             init::set_address(&self.registers, index + 1, Some(*mac));
         }
@@ -227,6 +239,38 @@ impl<F: PciFunction> Unit<F> {
         self.registers.here()
     }
 
+    /// Sets up the module, if there is one, and the link.
+    fn start_link(&mut self) -> Result<(), IxgbeError> {
+        self.module = None;
+        if self.media == Media::Sfp && !self.find_module()? {
+            tracing::warn!("{}: there is no module in its cage; one that is put in is used", self.name);
+        }
+        link::set_up(&self.registers, self.media)
+    }
+
+    /// Looks for a module and sets it up; whether there is one.
+    fn find_module(&mut self) -> Result<bool, IxgbeError> {
+        let port = init::port(&self.registers);
+        let Some(module) = Module::find(&self.registers, port)? else { return Ok(false) };
+        module.check(&self.registers, self.any_module)?;
+        sfp::initialise(&self.registers, &module, port)?;
+        sfp::laser_on(&self.registers);
+        tracing::info!("{}: the module in its cage is {module}", self.name);
+        self.module = Some(module);
+        Ok(true)
+    }
+
+    /// Uses a module that was put into a cage which was empty.
+    ///
+    /// # Errors
+    /// [`IxgbeError`] when it cannot be used; it is looked for again then.
+    pub(super) fn look_for_module(&mut self) -> Result<(), IxgbeError> {
+        if self.media == Media::Sfp && self.module.is_none() && self.find_module()? {
+            link::set_up(&self.registers, self.media)?;
+        }
+        Ok(())
+    }
+
     /// Enables a receive queue without buffers (4.6.7.1).
     fn start_receive(&self, queue: usize, address: u64, plan: &Plan) -> Result<(), IxgbeError> {
         let registers = &self.registers;
@@ -234,7 +278,9 @@ impl<F: PciFunction> Unit<F> {
         registers.write(rdbah(queue), (address >> 32) as u32);
         registers.write(rdlen(queue), u32::from(plan.rx_size) * DESCRIPTOR as u32);
         let room = room_of(plan.pool.data_room());
-        registers.write(srrctl(queue), room | SRRCTL_ADVANCED | SRRCTL_DROP_EN);
+        // Where the other end can be told to wait, frames wait for buffers.
+        let drop = if plan.flow.asks { 0 } else { SRRCTL_DROP_EN };
+        registers.write(srrctl(queue), room | SRRCTL_ADVANCED | drop);
         registers.clear(dca_rxctrl(queue), DCA_RXCTRL_MUST_BE_0);
         registers.write(rdh(queue), 0);
         registers.write(rdt(queue), 0);
