@@ -172,9 +172,9 @@ fn requests_that_do_not_end_and_firmware_that_does_not_answer_are_lived_with() {
 #[test]
 fn a_device_that_is_gone_or_another_is_said_to_be_so() {
     let (eal, machine) = (eal(), Machine::new(Settings::default()));
-    machine.troubles().identity = Some(0x1528_8086);
+    machine.troubles().identity = Some(0x15ab_8086);
     let error = open(&eal, &machine, "").unwrap_err().to_string();
-    assert_eq!(error, "0000:03:00.0: no driver knows PCI device 8086:1528");
+    assert_eq!(error, "0000:03:00.0: no driver knows PCI device 8086:15ab");
     machine.troubles().gone = true;
     let error = open(&eal, &machine, "").unwrap_err().to_string();
     assert_eq!(error, "0000:03:00.0: the device is gone: its registers read as all ones");
@@ -195,5 +195,28 @@ fn a_link_is_set_up_as_the_port_is_made() {
         assert_eq!(machine.read(0x42a0) >> 13 & 7, mode, "{identity:#x}");
         drop(started);
         machine.assert_released();
+    }
+}
+
+#[test]
+fn an_x540_is_brought_up_as_far_as_a_model_of_the_82599_can_tell() {
+    for device in [0x1528, 0x1563_u32] {
+        let (eal, machine) = (eal(), Machine::new(Settings::default()));
+        machine.troubles().identity = Some(device << 16 | 0x8086);
+        let pool = pool(&eal, "packets");
+        let port = open(&eal, &machine, "").unwrap();
+        let entries = port.info().rss.unwrap().table_len;
+        assert_eq!(entries, if device == 0x1528 { 128 } else { 512 });
+        // An X550's table goes on where an 82599 has nothing: it is looked at with one queue only.
+        let queues = if device == 0x1528 { 2 } else { 1 };
+        let (port, queues) = port.configure(&config(&pool, queues)).unwrap().start().unwrap();
+        assert_eq!(machine.read(0x3c00), 384 << 10, "its packet buffer");
+        assert!(queues.rx.iter().all(|rx| rx.wait_fd().is_some()));
+        drop((port, queues));
+        assert_eq!(pool.counts().in_use, 0);
+        // It has its semaphore in SW_FW_SYNC, where the 82599 asks for another first.
+        let model = machine.model();
+        let others: Vec<String> = model.faults().list().iter().map(ToString::to_string).collect();
+        assert!(others.iter().all(|fault| fault.starts_with("SW_FW_SYNC")), "{others:#?}");
     }
 }

@@ -9,7 +9,7 @@ use wirerate_eal::pci::PciError;
 #[non_exhaustive]
 pub enum IxgbeError {
     /// Another device.
-    #[error("it is {vendor:04x}:{device:04x}, which is no 82599")]
+    #[error("it is {vendor:04x}:{device:04x}, which is no 82599, X540 or X550 that is driven here")]
     Foreign {
         /// The vendor's number.
         vendor: u16,
@@ -100,6 +100,9 @@ pub enum IxgbeError {
         /// Its number in the EEPROM's list.
         number: u16,
     },
+    /// No PHY where one should be.
+    #[error("no PHY answers at any of its 32 addresses")]
+    NoPhy,
     /// Memory that was not mapped before the start.
     #[error("nothing is mapped for it: the port was not configured")]
     NotMapped,

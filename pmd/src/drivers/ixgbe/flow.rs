@@ -6,8 +6,8 @@ use core::str::FromStr;
 use wirerate_eal::mmio::Mmio;
 
 use super::registers::{
-    FCCFG, FCCFG_TFCE, FCRTH, FCRTH_FCEN, FCRTL, FCRTL_XONE, FCRTV, MFLCN, MFLCN_DPF, MFLCN_RFCE,
-    RXPBSIZE_ALL, Registers, fcttv,
+    FCCFG, FCCFG_TFCE, FCRTH, FCRTH_FCEN, FCRTL, FCRTL_XONE, FCRTV, MFLCN, MFLCN_DPF, MFLCN_RFCE, Registers,
+    fcttv,
 };
 
 /// Bytes of the packet buffer that stay for what is on its way when the other end is told to pause: some of the longest
@@ -50,7 +50,7 @@ pub(super) fn set_up<B: Mmio>(registers: &Registers<B>, flow: FlowControl) {
     registers.change(MFLCN, MFLCN_RFCE, MFLCN_DPF | if flow.obeys { MFLCN_RFCE } else { 0 });
     let (low, high) = match flow.asks {
         true => {
-            let high = RXPBSIZE_ALL - HEADROOM;
+            let high = registers.family().packet_buffer() - HEADROOM;
             ((high - GAP) | FCRTL_XONE, high | FCRTH_FCEN)
         }
         false => (0, 0),

@@ -1,4 +1,5 @@
-//! `net_ixgbe`: the driver of Intel's 82599 (datasheet 331520), after its chapter 4.6.
+//! `net_ixgbe`: the driver of Intel's 82599 (datasheet 331520), after its chapter 4.6, and of X540 and X550, which are alike but
+//! for what `chip` says. It was run against a model of the 82599, and against none of the others.
 //!
 //! Rings and packets are mapped for the device, so packets are not copied; those that it does not reach are. What it writes
 //! into rings and registers is checked, and whatever it is waited for has a time limit. It is reset before memory is given
@@ -15,11 +16,13 @@
 //!
 //! | file | |
 //! |---|---|
+//! | `chip` | which devices there are, and how they differ |
 //! | `registers` | what they are called, and waiting for them |
 //! | `semaphore` | what the port shares with its neighbour and the firmware |
 //! | `eeprom` | whether its settings are whole |
 //! | `link` | the link |
 //! | `sfp`, `i2c` | the module in the cage, and the wires to it |
+//! | `phy` | the PHY of those with copper |
 //! | `flow` | pause frames |
 //! | `filters` | which frames are received, and by which queue |
 //! | `init` | resets, and the set-up of what queues share |
@@ -32,6 +35,7 @@
 //! | `unit` | a device, brought up and at rest |
 //! | `shared`, `watch` | what becomes of it while nobody calls |
 
+mod chip;
 mod descriptor;
 mod dump;
 mod eeprom;
@@ -45,6 +49,7 @@ mod line;
 mod link;
 mod offload;
 mod options;
+mod phy;
 mod registers;
 mod rings;
 mod rx;
@@ -65,6 +70,7 @@ use std::sync::atomic::AtomicU32;
 use wirerate_eal::Eal;
 use wirerate_eal::pci::PciFunction;
 
+use self::chip::Family;
 pub use self::error::IxgbeError;
 use self::init::Filter;
 use self::options::{MOST_QUEUES, Options};
@@ -72,7 +78,7 @@ use self::registers::ADDRESSES;
 use self::rings::RingMemory;
 use self::rx::{ROOM_STEP, room_of};
 use self::shared::Shared;
-use self::unit::{BACKPLANE, IxgbeLanes, Mappings, Plan, SFP, Unit, VENDOR};
+use self::unit::{IxgbeLanes, Mappings, Plan, Unit};
 use self::watch::Watch;
 use crate::lane::Lanes;
 use crate::net::MacAddress;
@@ -85,16 +91,8 @@ use crate::port::{
 /// The driver's name, DPDK's.
 pub const NAME: &str = "net_ixgbe";
 
-/// What the devices are known by: vendor and device, ports for SFP+ modules, for backplanes and for CX4.
-pub const IDS: [(u16, u16); 12] = {
-    let mut ids = [(VENDOR, 0); SFP.len() + BACKPLANE.len()];
-    let mut at = 0;
-    while at < ids.len() {
-        ids[at].1 = if at < SFP.len() { SFP[at] } else { BACKPLANE[at - SFP.len()] };
-        at += 1;
-    }
-    ids
-};
+/// What the devices are known by: vendor and device.
+pub const IDS: [(u16, u16); chip::IDS.len()] = chip::IDS;
 
 /// The longest frame in bytes, frame check sequence included, as DPDK has it; MAXFRS takes a little more (8.2.3.22.13).
 const LONGEST: usize = 15_872;
@@ -111,6 +109,7 @@ struct Ixgbe<F: PciFunction> {
     queues: u16,
     memory: Arc<RingMemory>,
     config: Option<PortConfig>,
+    family: Family,
     mac: MacAddress,
     mtu: usize,
     filter: Filter,
@@ -140,6 +139,7 @@ pub fn open<F: PciFunction>(eal: &Eal, function: F, args: DevArgs) -> Result<Box
         queues,
         memory: Arc::new(memory),
         config: None,
+        family: unit.registers.family(),
         mac,
         mtu: 1500,
         filter: Filter::default(),
@@ -188,7 +188,8 @@ impl<F: PciFunction> Ixgbe<F> {
 
     /// How frames are spread over so many queues.
     fn spread(&self, queues: u16) -> Option<RssConfig> {
-        (queues > 1).then(|| self.rss.clone().unwrap_or_else(|| RssConfig::even(filters::RSS, queues)))
+        (queues > 1)
+            .then(|| self.rss.clone().unwrap_or_else(|| RssConfig::even(filters::info(self.family), queues)))
     }
 
     fn bring_up(&self, plan: &Plan, lanes: &IxgbeLanes<F::Bar>) -> Result<(), IxgbeError> {
@@ -246,7 +247,7 @@ impl<F: PciFunction> Device for Ixgbe<F> {
         info.rx_offloads = offload::RECEIVING;
         info.tx_offloads = offload::SENDING;
         info.vlan_filter = true;
-        info.rss = (self.queues > 1).then_some(filters::RSS);
+        info.rss = (self.queues > 1).then_some(filters::info(self.family));
         info
     }
 
@@ -275,7 +276,8 @@ impl<F: PciFunction> Device for Ixgbe<F> {
         self.mtu = config.mtu.unwrap_or(self.mtu);
         self.filter.promiscuous = config.promiscuous;
         // One that names queues which are no more does not stay.
-        self.rss = self.rss.take().filter(|rss| rss.problem(filters::RSS, config.rx_queues).is_none());
+        self.rss =
+            self.rss.take().filter(|rss| rss.problem(filters::info(self.family), config.rx_queues).is_none());
         self.config = Some(config.clone());
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use wirerate_eal::mmio::Mmio;
 
+use super::chip::Family;
 use super::error::IxgbeError;
 
 /// Bytes of registers that are used here: up to that of the link's analog side.
@@ -74,6 +75,9 @@ pub(super) const SWSM_SMBI: u32 = 1 << 0;
 pub(super) const SWSM_SWESMBI: u32 = 1 << 1;
 /// What software and firmware have taken (8.2.3.4.11); the firmware's bits are 5 above the software's.
 pub(super) const SW_FW_SYNC: usize = 0x10160;
+/// On an X540, against the firmware: reading takes it. And the device itself uses the flash.
+pub(super) const SYNC_REGSMP: u32 = 1 << 31;
+pub(super) const SYNC_FLASH: u32 = 1 << 4;
 pub(super) const SYNC_EEPROM: u32 = 1 << 0;
 pub(super) const SYNC_PHY0: u32 = 1 << 1;
 pub(super) const SYNC_MAC_CSR: u32 = 1 << 3;
@@ -137,12 +141,13 @@ pub(super) const RXCSUM_PCSD: u32 = 1 << 13;
 pub(super) const MRQC: usize = 0x05818;
 pub(super) const MRQC_RSS: u32 = 1 << 0;
 pub(super) const MRQC_FIELDS_SHIFT: u32 = 16;
-/// RSS: the key (8.2.3.7.14), and the table of queues (8.2.3.7.15), four to a register.
+/// RSS: the key (8.2.3.7.14), and the table of queues (8.2.3.7.15), four to a register;
+/// an X550's goes on at another place.
 pub(super) const fn rssrk(index: usize) -> usize {
     0x05c80 + 4 * index
 }
 pub(super) const fn reta(index: usize) -> usize {
-    0x05c00 + 4 * index
+    if index < 32 { 0x05c00 + 4 * index } else { 0x0ee80 + 4 * (index - 32) }
 }
 
 /// Tables of 128 words: multicast hashes (8.2.3.7.7), VLANs (8.2.3.7.11), unicast hashes (8.2.3.27.17).
@@ -206,11 +211,10 @@ pub(super) const RDRXCTL_DMAIDONE: u32 = 1 << 3;
 pub(super) const RDRXCTL_RSCFRSTSIZE: u32 = 0x1f << 17;
 pub(super) const RDRXCTL_RSCACKC: u32 = 1 << 25;
 pub(super) const RDRXCTL_FCOE_WRFIX: u32 = 1 << 26;
-/// Receive packet buffers (8.2.3.8.9): one of 512 KiB.
+/// Receive packet buffers (8.2.3.8.9).
 pub(super) const fn rxpbsize(index: usize) -> usize {
     0x03c00 + 4 * index
 }
-pub(super) const RXPBSIZE_ALL: u32 = 512 << 10;
 /// Security of receive (8.2.3.12.5, 8.2.3.12.6): the path is halted, and is empty.
 pub(super) const SECRXCTRL: usize = 0x08d00;
 pub(super) const SECRXCTRL_RX_DIS: u32 = 1 << 1;
@@ -287,27 +291,43 @@ pub(super) const ANLP1: usize = 0x042b0;
 pub(super) const ANLP1_AN_STATE: u32 = 0xf << 16;
 /// The analog side of the link (8.2.3.22.32).
 pub(super) const CORECTL: usize = 0x14f00;
-/// The link's state (8.2.3.22.20).
+/// MDIO (8.2.3.22.11, 8.2.3.22.12): the register, the device and the PHY that are meant, what is done, and that it is to be
+/// done and is under way; and the word, as it is written below and read above.
+pub(super) const MSCA: usize = 0x0425c;
+pub(super) const MSCA_DEVICE_SHIFT: u32 = 16;
+pub(super) const MSCA_PHY_SHIFT: u32 = 21;
+pub(super) const MSCA_WRITE: u32 = 1 << 26;
+pub(super) const MSCA_READ: u32 = 3 << 26;
+pub(super) const MSCA_COMMAND: u32 = 1 << 30;
+pub(super) const MSRWD: usize = 0x04260;
+/// The link's state (8.2.3.22.20). An X550 has speeds in between.
 pub(super) const LINKS: usize = 0x042a4;
 pub(super) const LINKS_UP: u32 = 1 << 30;
+pub(super) const LINKS_IN_BETWEEN: u32 = 1 << 27;
 pub(super) const LINKS_SPEED_SHIFT: u32 = 28;
 
 /// The registers of one port.
 #[derive(Debug)]
 pub(super) struct Registers<B> {
     bar: Arc<B>,
+    family: Family,
 }
 
 impl<B: Mmio> Registers<B> {
-    /// Over the registers of BAR 0.
+    /// Over the registers of BAR 0 of a device of `family`.
     ///
     /// # Errors
     /// [`IxgbeError::Registers`] when they are not those of an 82599.
-    pub(super) fn new(bar: Arc<B>) -> Result<Self, IxgbeError> {
+    pub(super) fn new(bar: Arc<B>, family: Family) -> Result<Self, IxgbeError> {
         match bar.len() {
             found if found < LEN => Err(IxgbeError::Registers { found, needed: LEN }),
-            _ => Ok(Self { bar }),
+            _ => Ok(Self { bar, family }),
         }
+    }
+
+    /// Whose they are.
+    pub(super) const fn family(&self) -> Family {
+        self.family
     }
 
     /// The registers themselves.

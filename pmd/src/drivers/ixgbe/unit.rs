@@ -8,6 +8,7 @@ use wirerate_eal::dma::{DmaMapping, DmaSpace};
 use wirerate_eal::pci::PciFunction;
 use wirerate_mempool::Memory;
 
+use super::chip::{Chip, Family};
 use super::descriptor::DESCRIPTOR;
 use super::error::IxgbeError;
 use super::filters;
@@ -15,6 +16,7 @@ use super::flow::{self, FlowControl};
 use super::init::{self, Filter};
 use super::interrupt::{self, MOST_VECTORS, QueueInterrupt};
 use super::link::{self, Media};
+use super::phy;
 use super::registers::{
     DCA_RXCTRL_MUST_BE_0, DCA_TXCTRL_WRITE_BACK_RO, DCTL_ENABLE, DCTL_SWFLSH, RXDCTL_VME, Registers,
     SRRCTL_ADVANCED, SRRCTL_DROP_EN, dca_rxctrl, dca_txctrl, rdbah, rdbal, rdh, rdlen, rdt, rxdctl, srrctl,
@@ -36,11 +38,6 @@ use crate::port::RssConfig;
 const QUEUE_TIME: Duration = Duration::from_millis(100);
 /// Descriptors that a transmit queue fetches ahead (PTHRESH, 8.2.3.9.10). WTHRESH stays 0: only reports are written back.
 const FETCH_AHEAD: u32 = 32;
-
-/// The vendor, and the devices: those with a cage for SFP+ modules, and those for backplanes or CX4 (DPDK's and Linux's lists).
-pub(super) const VENDOR: u16 = 0x8086;
-pub(super) const SFP: [u16; 6] = [0x10fb, 0x1507, 0x1529, 0x154a, 0x154d, 0x1557];
-pub(super) const BACKPLANE: [u16; 6] = [0x10f7, 0x10f8, 0x10f9, 0x1514, 0x1517, 0x152a];
 
 /// The lanes of a port over registers `B`.
 pub(super) type IxgbeLanes<B> = Lanes<IxgbeRx<B>, IxgbeTx<B>>;
@@ -141,14 +138,15 @@ impl<F: PciFunction> Unit<F> {
             return Err(IxgbeError::Gone);
         }
         let (vendor, device) = (identity as u16, (identity >> 16) as u16);
-        let media = match device {
-            _ if vendor != VENDOR => None,
-            _ if SFP.contains(&device) => Some(Media::Sfp),
-            _ if BACKPLANE.contains(&device) => Some(Media::Backplane),
-            _ => None,
-        };
-        let media = media.ok_or(IxgbeError::Foreign { vendor, device })?;
-        let registers = Registers::new(function.bar(0)?)?;
+        let chip = Chip::of(vendor, device).ok_or(IxgbeError::Foreign { vendor, device })?;
+        let (family, media) = (chip.family, chip.media);
+        if family != Family::I82599 {
+            tracing::warn!(
+                "{name}: this driver was run against no model and no card of an {}, only against a model of the 82599",
+                family.name()
+            );
+        }
+        let registers = Registers::new(function.bar(0)?, family)?;
         // Whatever it did before, it does not reach memory from here on.
         function.set_bus_master(false)?;
         let unit = Self {
@@ -244,6 +242,14 @@ impl<F: PciFunction> Unit<F> {
         self.module = None;
         if self.media == Media::Sfp && !self.find_module()? {
             tracing::warn!("{}: there is no module in its cage; one that is put in is used", self.name);
+        }
+        if self.media == Media::Copper
+            && let Err(error) = phy::power_up(&self.registers, init::port(&self.registers))
+        {
+            if let IxgbeError::Gone = error {
+                return Err(error);
+            }
+            tracing::warn!("{}: {error}; the link is as the firmware has it", self.name);
         }
         link::set_up(&self.registers, self.media)
     }
