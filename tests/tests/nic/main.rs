@@ -18,6 +18,7 @@ mod steering;
 mod traffic;
 mod troubles;
 mod vf;
+mod vf_physical;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

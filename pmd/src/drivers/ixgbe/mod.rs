@@ -80,7 +80,6 @@ use self::options::{MOST_QUEUES, Options};
 use self::queues::{IxgbeLanes, Mappings, QueuePlan};
 use self::registers::ADDRESSES;
 use self::rings::RingMemory;
-use self::rx::{ROOM_STEP, room_of};
 use self::shared::Shared;
 use self::unit::{Plan, Unit};
 use self::watch::Watch;
@@ -231,13 +230,16 @@ impl<F: PciFunction> Ixgbe<F> {
     }
 
     fn check_mtu(&self, mtu: usize) -> Result<(), PortError> {
-        let most = LONGEST - BESIDE;
-        match (LEAST_MTU..=most).contains(&mtu) {
-            true => Ok(()),
-            false => {
-                Err(self.problem(&format!("an MTU of {mtu}, and the device takes {LEAST_MTU} to {most}")))
-            }
-        }
+        check_mtu(mtu, LONGEST).map_err(|problem| self.problem(&problem))
+    }
+}
+
+/// Compares an MTU with the longest frame of a device, frame check sequence included.
+fn check_mtu(mtu: usize, longest: usize) -> Result<(), String> {
+    let most = longest - BESIDE;
+    match (LEAST_MTU..=most).contains(&mtu) {
+        true => Ok(()),
+        false => Err(format!("an MTU of {mtu}, and the device takes {LEAST_MTU} to {most}")),
     }
 }
 
@@ -260,19 +262,7 @@ impl<F: PciFunction> Device for Ixgbe<F> {
     }
 
     fn configure(&mut self, config: &PortConfig) -> Result<(), PortError> {
-        let Some(pool) = &config.pool else {
-            return Err(self.problem(
-                &"the memory of its packets is mapped for the device, and the configuration has no pool: give it one also when \
-                 it only sends",
-            ));
-        };
-        if room_of(pool.data_room()) == 0 {
-            return Err(self.problem(&format!(
-                "the mbufs of pool \"{}\" have room for {} bytes, and its buffers are of {ROOM_STEP} at least",
-                pool.name(),
-                pool.data_room()
-            )));
-        }
+        let pool = queues::pool_of(config).map_err(|problem| self.problem(&problem))?;
         config.mtu.map_or(Ok(()), |mtu| self.check_mtu(mtu))?;
         let mut guard = self.shared.unit();
         let unit = guard.as_mut().ok_or_else(|| self.problem(&IxgbeError::Gone))?;

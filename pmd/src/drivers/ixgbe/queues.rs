@@ -18,12 +18,13 @@ use super::registers::{
     tdlen, tdt, txdctl,
 };
 use super::rings::RingMemory;
-use super::rx::{IxgbeRx, room_of};
+use super::rx::{IxgbeRx, ROOM_STEP, room_of};
 use super::tx::IxgbeTx;
 use crate::drivers::interrupts::Interrupts;
 use crate::drivers::reach::{Range, Reach};
 use crate::lane::Lanes;
 use crate::packet::MbufPool;
+use crate::port::PortConfig;
 
 /// How long a queue may take to be enabled or disabled. Devices need some microseconds.
 const QUEUE_TIME: Duration = Duration::from_millis(100);
@@ -69,6 +70,26 @@ impl Mappings {
             len: range.len as u64,
             device: range.device,
         }))
+    }
+}
+
+/// The pool that a configuration has for packets.
+///
+/// # Errors
+/// What is wrong with it: it has none, or the device cannot use it.
+pub(super) fn pool_of(config: &PortConfig) -> Result<&MbufPool, String> {
+    let Some(pool) = &config.pool else {
+        return Err("the memory of its packets is mapped for the device, and the configuration has no pool: give it one \
+                    also when it only sends"
+            .to_owned());
+    };
+    match room_of(pool.data_room()) {
+        0 => Err(format!(
+            "the mbufs of pool \"{}\" have room for {} bytes, and its buffers are of {ROOM_STEP} at least",
+            pool.name(),
+            pool.data_room()
+        )),
+        _ => Ok(pool),
     }
 }
 

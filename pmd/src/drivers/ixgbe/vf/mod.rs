@@ -48,12 +48,11 @@ use super::error::IxgbeError;
 use super::init::Filter;
 use super::offload;
 use super::options::Options;
-use super::queues::{IxgbeLanes, Mappings, QueuePlan};
+use super::queues::{self, IxgbeLanes, Mappings, QueuePlan};
 use super::registers::Registers;
 use super::rings::RingMemory;
-use super::rx::{ROOM_STEP, room_of};
 use super::watch::Watch;
-use super::{BESIDE, LEAST_MTU, longest};
+use super::{check_mtu, longest};
 use crate::net::MacAddress;
 use crate::packet::Offload;
 use crate::port::{
@@ -175,13 +174,7 @@ impl<F: PciFunction> IxgbeVf<F> {
     }
 
     fn check_mtu(&self, mtu: usize) -> Result<(), PortError> {
-        let most = LONGEST - BESIDE;
-        match (LEAST_MTU..=most).contains(&mtu) {
-            true => Ok(()),
-            false => {
-                Err(self.problem(&format!("an MTU of {mtu}, and the device takes {LEAST_MTU} to {most}")))
-            }
-        }
+        check_mtu(mtu, LONGEST).map_err(|problem| self.problem(&problem))
     }
 
     fn change_filter(&mut self, filter: Filter) -> Result<(), PortError> {
@@ -205,19 +198,7 @@ impl<F: PciFunction> Device for IxgbeVf<F> {
     }
 
     fn configure(&mut self, config: &PortConfig) -> Result<(), PortError> {
-        let Some(pool) = &config.pool else {
-            return Err(self.problem(
-                &"the memory of its packets is mapped for the device, and the configuration has no pool: give it one also when \
-                 it only sends",
-            ));
-        };
-        if room_of(pool.data_room()) == 0 {
-            return Err(self.problem(&format!(
-                "the mbufs of pool \"{}\" have room for {} bytes, and its buffers are of {ROOM_STEP} at least",
-                pool.name(),
-                pool.data_room()
-            )));
-        }
+        let pool = queues::pool_of(config).map_err(|problem| self.problem(&problem))?;
         config.mtu.map_or(Ok(()), |mtu| self.check_mtu(mtu))?;
         let mut guard = self.shared.unit();
         let unit = guard.as_mut().ok_or_else(|| self.problem(&IxgbeError::Gone))?;
