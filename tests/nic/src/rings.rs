@@ -108,6 +108,8 @@ impl Model {
             "TXDCTL" if self.starts(&TX, queue, value) => self.tx_is_not_ready(queue),
             // What becomes of frames without room may change at any time: Linux does so when the link comes up.
             "SRRCTL" if (value ^ self.value_of("SRRCTL", queue)) & !SRRCTL_DROP == 0 => None,
+            // DPDK writes 0 to both after it has enabled the queue, where they are 0.
+            "RDH" | "TDH" if value == self.value_of(name, queue) => None,
             "RDBAL" | "RDBAH" | "RDLEN" | "RDH" | "SRRCTL" => self.is_in_use(&RX, queue),
             "TDBAL" | "TDBAH" | "TDLEN" | "TDH" | "TDWBAL" | "TDWBAH" => self.is_in_use(&TX, queue),
             "RDT" => self.tail_is_wrong(&RX, queue, value),

@@ -407,7 +407,9 @@ fn steps_out_of_order_are_faults() {
         }),
         ("RDH[0]", "while the queue is enabled", |port| {
             port.set_up_rx(ADVANCED);
+            // Where it is already it may stay.
             port.w(RDH, 0);
+            port.w(RDH, 1);
         }),
         ("TDLEN[0]", "while the queue is enabled", |port| {
             port.set_up_tx();

@@ -22,6 +22,11 @@ const fn rc(name: &'static str, offset: u32) -> Register {
     Register::rc(name, "8.2.3.23", offset)
 }
 
+/// A counter of LinkSec's.
+const fn ls(name: &'static str, offset: u32) -> Register {
+    Register::rc(name, "8.2.3.14", offset)
+}
+
 const fn w1c(name: &'static str, section: &'static str, offset: u32, bits: u32) -> Register {
     let mut register = Register::new(name, section, offset, WriteClear);
     register.clearing = bits;
@@ -204,6 +209,26 @@ pub const TABLE: &[Register] = &[
     rw("IPSRXKEY", "8.2.3.13.8", 0x08e1c, ALL).array(4, 4),
     rw("IPSRXSALT", "8.2.3.13.9", 0x08e2c, ALL),
     rw("IPSRXMOD", "8.2.3.13.10", 0x08e30, 0x0000_001d),
+    // LinkSec: of its own only the counters, which DPDK reads.
+    ls("LSECTXUT", 0x08a3c),
+    ls("LSECTXPKTE", 0x08a40),
+    ls("LSECTXPKTP", 0x08a44),
+    ls("LSECTXOCTE", 0x08a48),
+    ls("LSECTXOCTP", 0x08a4c),
+    ls("LSECRXUT", 0x08f40),
+    ls("LSECRXOCTD", 0x08f44),
+    ls("LSECRXOCTV", 0x08f48),
+    ls("LSECRXBAD", 0x08f4c),
+    ls("LSECRXNOSCI", 0x08f50),
+    ls("LSECRXUNSCI", 0x08f54),
+    ls("LSECRXUNCH", 0x08f58),
+    ls("LSECRXDELAY", 0x08f5c),
+    ls("LSECRXLATE", 0x08f60),
+    ls("LSECRXOK", 0x08f64).array(2, 4),
+    ls("LSECRXINV", 0x08f6c).array(2, 4),
+    ls("LSECRXNV", 0x08f74).array(2, 4),
+    ls("LSECRXUNSA", 0x08f7c),
+    ls("LSECRXNUSA", 0x08f80),
     // Flow director: filters are taken, and none matches. What it cannot find it leaves to RSS (7.1.2.7).
     rw("FDIRCTRL", "8.2.3.21.1", 0x0ee00, 0xff1f_7fb3).status(0x0000_0008),
     rw("FDIRHKEY", "8.2.3.21.2", 0x0ee68, ALL),
