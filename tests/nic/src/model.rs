@@ -50,7 +50,7 @@ const RAH_VALID: u32 = 1 << 31;
 const AUTOC_RESTART: u32 = 1 << 12;
 
 /// FDIRCTRL (8.2.3.21.1): memory is set aside for filters, and cleared when this is set.
-const FDIRCTRL_ALLOCATES: u32 = 3 << 0;
+const FDIRCTRL_ALLOCATES: u32 = 3;
 const FDIRCTRL_INIT_DONE: u32 = 1 << 3;
 
 /// Frames received, and descriptors sent, that a step has at most.
