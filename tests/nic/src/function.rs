@@ -8,12 +8,11 @@ use wirerate_eal::dma::DmaSpace;
 use wirerate_eal::mmio::Mmio;
 use wirerate_eal::pci::{PciAddress, PciError, PciFunction};
 
-use super::config::{Config, VECTORS, Written};
+use super::config::{Config, Written};
 use super::interrupts::Mode;
 use super::lines::Lines;
 use super::memory::Mapped;
 use super::model::{Model, Settings};
-use super::registers::BAR_LEN;
 
 /// A card in a slot: the model and what is around it. It outlives the handles that drivers have.
 #[derive(Debug)]
@@ -35,10 +34,11 @@ impl Card {
     #[must_use]
     pub fn new(address: PciAddress, settings: Settings) -> Arc<Self> {
         let (memory, lines) = (Mapped::default(), Lines::default());
+        let config = Config::new(settings.is_virtual);
         let mut model = Model::new(settings);
         model.set_signals(Box::new(lines.clone()));
         model.set_dma(Box::new(memory.clone()));
-        Arc::new(Self { address, model: Mutex::new(model), config: Mutex::new(Config::new()), memory, lines })
+        Arc::new(Self { address, model: Mutex::new(model), config: Mutex::new(config), memory, lines })
     }
 
     /// A handle for a driver. There is to be one at a time.
@@ -64,7 +64,7 @@ impl Card {
     }
 
     fn reset(&self) {
-        *lock(&self.config) = Config::new();
+        lock(&self.config).reset();
         self.memory.set_master(false);
         self.set_interrupts(Mode::Line, Vec::new(), None);
         self.model().reset();
@@ -115,7 +115,7 @@ impl ModelBar {
 
 impl Mmio for ModelBar {
     fn len(&self) -> usize {
-        BAR_LEN
+        lock(&self.0.config).bar_len()
     }
 
     fn read8(&self, offset: usize) -> u8 {
@@ -184,9 +184,12 @@ impl PciFunction for Function {
     }
 
     fn bar(&self, index: u8) -> Result<Arc<ModelBar>, PciError> {
+        let msix = lock(&self.card.config).msix_bar();
         match index {
             0 => Ok(Arc::clone(&self.bar)),
-            4 => Err(self.card.refused("BAR 4 has the MSI-X table, which is the system's")),
+            _ if index == msix => {
+                Err(self.card.refused(&format!("BAR {msix} has the MSI-X table, which is the system's")))
+            }
             _ => Err(self.card.refused(&format!("there is no BAR {index}"))),
         }
     }
@@ -207,12 +210,13 @@ impl PciFunction for Function {
     }
 
     fn msix_vectors(&self) -> u16 {
-        VECTORS
+        lock(&self.card.config).vectors()
     }
 
     fn enable_msix(&self, count: u16) -> Result<Vec<OwnedFd>, PciError> {
-        if !(1..=VECTORS).contains(&count) {
-            return Err(self.card.refused(&format!("it has {VECTORS} MSI-X vectors, and not {count}")));
+        let vectors = self.msix_vectors();
+        if !(1..=vectors).contains(&count) {
+            return Err(self.card.refused(&format!("it has {vectors} MSI-X vectors, and not {count}")));
         }
         let events = (0..count).map(|_| self.card.event()).collect::<Result<Vec<_>, _>>()?;
         let shared = events.iter().map(|event| self.card.share(event)).collect::<Result<_, _>>()?;
@@ -250,6 +254,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use wirerate_eal::pci::capability::capabilities;
+
+    use crate::registers::BAR_LEN;
 
     use super::*;
 
@@ -292,6 +298,23 @@ mod tests {
                 "0x05080 0x0: registers are accessed in dwords (82599 datasheet, 8.2.1)",
             ]
         );
+    }
+
+    #[test]
+    fn a_virtual_function_is_another_function() {
+        let settings = Settings { is_virtual: true, ..Settings::default() };
+        let card = Card::new(PciAddress::new(0, 3, 16, 0).unwrap(), settings);
+        let function = card.function();
+        let list: Vec<_> = capabilities(&function).iter().map(|one| (one.id, one.offset)).collect();
+        assert_eq!((function.config_read(0), list), (0x10ed_8086, vec![(0x11, 0x70), (0x10, 0xa0)]));
+        let bar = function.bar(0).unwrap();
+        assert_eq!((bar.len(), bar.read32(0x4000), function.msix_vectors()), (16 << 10, u32::MAX, 3));
+        assert!(function.bar(3).unwrap_err().to_string().contains("MSI-X table"));
+        // A reset of the function is none of the device.
+        bar.write32(0x1008, 4096);
+        function.config_write(0xa8, 2, 0x8000);
+        assert_eq!((bar.read32(0x1008), function.config_read(0)), (4096, 0x10ed_8086));
+        assert_eq!(card.model().faults().count(), 0);
     }
 
     #[test]

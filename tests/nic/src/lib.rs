@@ -18,8 +18,14 @@
 //! | `rings`, `receive`, `transmit` | descriptors, and the frames that they carry |
 //! | [`Wire`] (`wire`), [`Station`] (`station`), [`traffic`] | the other end of the cable, somebody there, and frames |
 //! | `statistics` | counters |
+//! | [`Physical`] (`vf`) | a virtual function's view of the device, and the physical function that it talks to |
 //! | [`Troubles`] (`trouble`) | what goes wrong with the device |
 //! | [`Random`] (`random`) | what a seed decides |
+//!
+//! It has not: headers apart (packet split), coalesced segments (RSC), fragments' checksums, flow director and five-tuple
+//! filters, traffic classes, pools of the physical function, two tags, LinkSec, IPsec, FCoE, time stamps, low-latency
+//! interrupts, and wake-up. What of that would change a packet or its queue is a fault when a driver asks for it; the rest is
+//! kept in its registers.
 //!
 //! The model is strict: each rule that a driver breaks is kept as a [`Fault`], and the device goes on as the hardware
 //! would, or does nothing where that is not known. Time is counted in accesses and in steps, never by a clock, so that the
@@ -57,6 +63,7 @@ pub mod traffic;
 mod transmit;
 mod trouble;
 mod values;
+mod vf;
 mod wire;
 
 pub use eeprom::Eeprom;
@@ -69,4 +76,5 @@ pub use random::Random;
 pub use sfp::Module;
 pub use station::{Inbox, Station};
 pub use trouble::{Semaphore, Tally, Troubles};
+pub use vf::{Manner, Physical};
 pub use wire::{CableEnd, Wire, cable};

@@ -145,7 +145,10 @@ impl Model {
         let most = if jumbo { (self.value("MAXFRS") >> 16) as usize } else { LONGEST };
         let longest = most + if headers.tag.is_some() { TAG } else { 0 };
         if len < SHORTEST || len > longest {
-            self.count(if len < SHORTEST { "RUC" } else { "ROC" }, 0, 1);
+            // With a wrong check sequence they are fragments and jabber (8.2.3.23).
+            let short = if whole { "RUC" } else { "RFC" };
+            let long = if whole { "ROC" } else { "RJC" };
+            self.count(if len < SHORTEST { short } else { long }, 0, 1);
             return;
         }
         if !whole {

@@ -13,6 +13,8 @@ pub(crate) const RX_ENABLE: u32 = 1 << 0;
 pub(crate) const TX_ENABLE: u32 = 1 << 0;
 /// SECRXCTRL.RX_DIS and SECTXCTRL.TX_DIS (8.2.3.12).
 pub(crate) const SECURITY_HALT: u32 = 1 << 1;
+/// CTRL_EXT.EXTENDED_VLAN (8.2.3.1.3).
+const EXTENDED_VLAN: u32 = 1 << 26;
 /// RTTDCS.ARBDIS (8.2.3.10.2).
 const ARBITER_OFF: u32 = 1 << 6;
 /// Checksums are cut off, as two registers have to agree on: HLREG0.RXCRCSTRP and RDRXCTL.CRCStrip (4.6.7).
@@ -90,12 +92,13 @@ impl Model {
         }
     }
 
-    /// Whether what is written to a queue's register may be; it has no effect otherwise, but for the receiver's enable bit:
-    /// that it is set in the wrong order loses frames and does not keep it clear.
+    /// Whether what is written to a queue's register is kept, be it right or wrong.
     pub(crate) fn may_write_ring(&mut self, found: &Found, value: u32) -> bool {
         let (name, queue) = (found.register.name, found.index);
         let problem = match name {
             "RXCTRL" => self.receive_is_not_ready(value),
+            "CTRL_EXT" => (value & EXTENDED_VLAN != 0)
+                .then_some("EXTENDED_VLAN asks for two tags in each frame, which the model has not"),
             "RXCSUM" => self.rxcsum_is_wrong(value),
             "FCCFG" | "MFLCN" => Self::flow_is_wrong(name, value),
             "MRQC" => self.mrqc_is_wrong(value),
@@ -119,7 +122,18 @@ impl Model {
         if let Some(what) = problem {
             self.fault(found, value, what);
         }
-        problem.is_none() || name == "RXCTRL"
+        problem.is_none() || self.is_kept_all_the_same(name, queue)
+    }
+
+    /// What is written at a wrong time and stands there nevertheless, as Linux's test of the registers asks of cards: the
+    /// receiver's enable bit, and the tail of a queue that is off.
+    fn is_kept_all_the_same(&self, name: &str, queue: u32) -> bool {
+        match name {
+            "RXCTRL" => true,
+            "RDT" => self.value_of(RX.control, queue) & ENABLE == 0,
+            "TDT" => self.value_of(TX.control, queue) & ENABLE == 0,
+            _ => false,
+        }
     }
 
     fn starts(&self, side: &Side, queue: u32, value: u32) -> bool {

@@ -68,7 +68,7 @@ impl Card {
     /// A reset of the function: registers and configuration space are as after power-on. What is mapped stays so, and
     /// interrupts go where they went.
     pub fn power_on(&self) {
-        *lock(&self.config) = super::config::Config::new();
+        lock(&self.config).reset();
         self.memory().set_master(false);
         self.model().reset();
     }

@@ -1,6 +1,7 @@
 //! Frames through rings, by a small driver that keeps the rules, and what is found when it does not.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod hostile;
 mod pausing;
 mod receiving;
 mod sending;

@@ -8,13 +8,14 @@ use vfio_bindings::bindings::vfio;
 use vfio_user::{DmaMapFlags, DmaUnmapFlags, ServerBackend};
 use wirerate_nic::{Card, Mode};
 
-use super::VECTORS;
 use super::pump::Work;
 
 /// A card, as its server has it.
 pub(super) struct Backend {
     card: Arc<Card>,
     work: Work,
+    /// Of MSI-X.
+    vectors: u32,
 }
 
 fn refused(problem: &str) -> Error {
@@ -22,8 +23,8 @@ fn refused(problem: &str) -> Error {
 }
 
 impl Backend {
-    pub(super) fn new(card: Arc<Card>, work: Work) -> Self {
-        Self { card, work }
+    pub(super) fn new(card: Arc<Card>, work: Work, vectors: u32) -> Self {
+        Self { card, work, vectors }
     }
 
     /// The other side is gone, and its memory with it.
@@ -38,11 +39,11 @@ impl Backend {
     }
 
     /// Which kind of interrupt an index of VFIO means, and how many there are.
-    fn kind(index: u32) -> Result<(Mode, u32), Error> {
+    fn kind(&self, index: u32) -> Result<(Mode, u32), Error> {
         match index {
             vfio::VFIO_PCI_INTX_IRQ_INDEX => Ok((Mode::Line, 1)),
             vfio::VFIO_PCI_MSI_IRQ_INDEX => Ok((Mode::Msi, 1)),
-            vfio::VFIO_PCI_MSIX_IRQ_INDEX => Ok((Mode::Msix, VECTORS)),
+            vfio::VFIO_PCI_MSIX_IRQ_INDEX => Ok((Mode::Msix, self.vectors)),
             _ => Err(refused("no such kind of interrupt")),
         }
     }
@@ -111,7 +112,7 @@ impl ServerBackend for Backend {
         if matches!(index, vfio::VFIO_PCI_ERR_IRQ_INDEX | vfio::VFIO_PCI_REQ_IRQ_INDEX) {
             return Ok(());
         }
-        let (kind, most) = Self::kind(index)?;
+        let (kind, most) = self.kind(index)?;
         let end = start.checked_add(count).filter(|end| *end <= most);
         let end = end.ok_or_else(|| refused("there are not so many vectors"))?;
         let action = flags & vfio::VFIO_IRQ_SET_ACTION_TYPE_MASK;

@@ -19,6 +19,7 @@ mod guests;
 mod interop;
 mod memory;
 mod nic82599;
+mod nic82599_vf;
 mod pci;
 mod pci_life;
 mod peers;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         pci::trials(),
         pci_life::trials(),
         nic82599::trials(),
+        nic82599_vf::trials(),
         interop::trials(),
         cleanup::trials(),
         files::trials(),

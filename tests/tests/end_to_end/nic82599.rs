@@ -31,9 +31,9 @@ const SELF_TEST: Duration = Duration::from_secs(60);
 const NEAR: &str = "10.82.0.1";
 const FAR: &str = "10.82.0.2";
 const TAGGED: [&str; 2] = ["10.83.0.1", "10.83.0.2"];
-/// Rules that Linux's test of its registers breaks on purpose: it writes one that can only be read, and puts back what it
-/// read; and it sets a bit of RXCTRL, and puts back what it was, without stopping the receiver around it.
-const REGISTER_TEST: [&str; 3] = ["STATUS", "STATUS", "RXCTRL 0x1: SECRXCTRL.RX_DIS"];
+/// Registers whose rules Linux's test of registers breaks on purpose: it writes what can only be read, patterns over
+/// reserved bits of rings that are off, and both enable bits with nothing set up around them; and then resets the card.
+const REGISTER_TEST: [&str; 8] = ["STATUS", "RXCTRL", "RDLEN", "RDT", "RXDCTL", "TDBAL", "TDLEN", "RAH"];
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -118,8 +118,9 @@ impl Lab {
 
     /// Linux tests the card, all of it, and puts it back to work.
     fn test_card(&mut self) -> Result<()> {
+        self.server.expect_no_fault()?;
         self.ethtool("-t eth0 offline", &["result is PASS"])?;
-        self.server.expect_faults(&REGISTER_TEST)?;
+        self.server.forgive(&REGISTER_TEST)?;
         self.reach()
     }
 }
@@ -137,12 +138,11 @@ fn linux_by_vectors() -> Result<()> {
         tags_and_long_frames(lab)?;
         switches(lab)?;
         looks(lab)?;
-        lab.server.expect_no_fault()?;
         lab.test_card()?;
         // The driver goes, and comes to a card that others have used.
         lab.near("kill $(cat /tmp/far); rmmod ixgbe; insmod /modules/*-ixgbe.ko; sleep 0.5")?;
         lab.part()?;
-        lab.server.expect_faults(&REGISTER_TEST)
+        lab.server.expect_no_fault()
     })
 }
 
@@ -196,10 +196,13 @@ fn tags_and_long_frames(lab: &mut Lab) -> Result<()> {
 
 /// What an administrator switches.
 fn switches(lab: &mut Lab) -> Result<()> {
-    lab.near("ip link set eth0 promisc on; ip link set eth0 allmulticast on")?;
-    lab.guest.ping(FAR, 1, 56)?;
-    lab.near("ip link set eth0 promisc off; ip link set eth0 allmulticast off")?;
-    lab.near("ip maddr add 01:00:5e:01:02:03 dev eth0")?;
+    for switches in ["promisc allmulti", "-promisc -allmulti"] {
+        lab.near(&format!("ifconfig eth0 {switches}"))?;
+        lab.guest.ping(FAR, 1, 56)?;
+    }
+    // The group of all hosts is one that the other card listens to.
+    lab.far("sh -c \"echo 0 >/proc/sys/net/ipv4/icmp_echo_ignore_broadcasts\"")?;
+    lab.near("ip route add 224.0.0.0/4 dev eth0; ping -n -c 1 -W 10 224.0.0.1")?;
     lab.near("ip link set eth0 down; ip link set eth0 address 02:00:00:00:82:99; ip link set eth0 up")?;
     lab.reach()?;
     for switches in
@@ -251,8 +254,8 @@ fn linux_by_the_line() -> Result<()> {
         for reverse in [false, true] {
             lab.guest.iperf3_tcp(FAR, 16, reverse)?;
         }
-        lab.server.expect_no_fault()?;
-        lab.test_card()
+        lab.test_card()?;
+        lab.server.expect_no_fault()
     })
 }
 

@@ -89,7 +89,7 @@ pub(crate) const OURS: Forwarder = Forwarder {
         let allow: String = devices.iter().map(|device| format!(" -a {device}")).collect();
         format!(
             "/host/testpmd -l 0-1 -m 64 --in-memory{allow} -- --forward-mode=io --nb-cores=1 \
-             --total-num-mbufs=4096 --rxd=256 --txd=256 --rxq={queues} --txq={queues} --stats-period=1 \
+             --total-num-mbufs=8192 --rxd=256 --txd=256 --rxq={queues} --txq={queues} --stats-period=1 \
              --record-core-cycles {more}"
         )
     },

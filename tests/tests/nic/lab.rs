@@ -39,7 +39,17 @@ pub(crate) const SOMEBODY: [u8; 6] = [2, 0, 0, 0, 0, 9];
 impl Lab {
     /// With so many queues each way, and a configuration that was changed so.
     pub(crate) fn with(queues: u16, parameters: &str, change: impl FnOnce(PortConfig) -> PortConfig) -> Self {
-        let (eal, machine) = (eal(), Machine::new(Settings::default()));
+        Self::of(Settings::default(), queues, parameters, change)
+    }
+
+    /// Likewise, of another device.
+    pub(crate) fn of(
+        settings: Settings,
+        queues: u16,
+        parameters: &str,
+        change: impl FnOnce(PortConfig) -> PortConfig,
+    ) -> Self {
+        let (eal, machine) = (eal(), Machine::new(settings));
         let pool = pool(&eal, "packets");
         let (near, far) = cable();
         machine.model().set_wire(Box::new(near));

@@ -4,13 +4,18 @@
 mod bring_up;
 mod captures;
 mod ends;
+mod exchange;
 mod function;
 mod lab;
+mod meddler;
+mod mutations;
 mod offloads;
 mod packets;
+mod sleep;
 mod steering;
 mod traffic;
 mod troubles;
+mod vf;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -49,7 +49,7 @@ pub(super) fn now<B: Mmio>(registers: &Registers<B>) -> Result<Link, IxgbeError>
 }
 
 /// What LINKS says (8.2.3.22.20).
-fn decode(links: u32) -> Link {
+pub(super) fn decode(links: u32) -> Link {
     let up = links & LINKS_UP != 0;
     let speed = match links >> LINKS_SPEED_SHIFT & 3 {
         3 => Some(10_000),

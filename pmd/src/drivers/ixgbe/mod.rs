@@ -4,7 +4,7 @@
 //! into rings and registers is checked, and whatever it is waited for has a time limit. It is reset before memory is given
 //! back, on every way out; when it is gone by itself, its receive queues [end](crate::RxQueue::ended) and other ports go on.
 //! Queues are polled; interrupts are off. Received packets are spread over queues by RSS. Checksums, tags and segmentation are
-//! left to the device where the application lets it.
+//! left to the device where the application lets it. Receive queues can be slept on.
 //!
 //! | parameter | |
 //! |---|---|
@@ -19,23 +19,27 @@
 //! | `link` | the link |
 //! | `filters` | which frames are received, and by which queue |
 //! | `init` | resets, and the set-up of what queues share |
+//! | `interrupt` | how the device tells of packets and changes |
 //! | `stats` | what the device counts |
 //! | `descriptor`, `rings` | descriptors, and where they lie |
 //! | `offload` | what the device does with packets, and tells of them |
 //! | `line` | what the device has of ours |
-//! | `rx`, `tx` | receiving and sending |
+//! | `rx`, `tx`, `queues` | receiving and sending, and how the device is told of it |
 //! | `unit` | a device, brought up and at rest |
 //! | `shared`, `watch` | what becomes of it while nobody calls |
+//! | [`vf`] | the driver of its virtual functions |
 
 mod descriptor;
 mod eeprom;
 mod error;
 mod filters;
 mod init;
+mod interrupt;
 mod line;
 mod link;
 mod offload;
 mod options;
+mod queues;
 mod registers;
 mod rings;
 mod rx;
@@ -46,6 +50,7 @@ mod stats;
 mod testing;
 mod tx;
 mod unit;
+pub mod vf;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -58,11 +63,12 @@ use wirerate_eal::pci::PciFunction;
 pub use self::error::IxgbeError;
 use self::init::Filter;
 use self::options::{MOST_QUEUES, Options};
+use self::queues::{IxgbeLanes, Mappings, QueuePlan};
 use self::registers::ADDRESSES;
 use self::rings::RingMemory;
 use self::rx::{ROOM_STEP, room_of};
 use self::shared::Shared;
-use self::unit::{BACKPLANE, IxgbeLanes, Mappings, Plan, SFP, Unit, VENDOR};
+use self::unit::{BACKPLANE, Plan, SFP, Unit, VENDOR};
 use self::watch::Watch;
 use crate::lane::Lanes;
 use crate::net::MacAddress;
@@ -156,20 +162,22 @@ impl<F: PciFunction> Ixgbe<F> {
         let config = self.config.as_ref().ok_or_else(|| self.problem(&"it was not configured"))?;
         let pool = config.pool.clone().ok_or_else(|| self.problem(&"it has no pool"))?;
         Ok(Plan {
-            receives: config.rx_queues,
-            sends: config.tx_queues,
-            rx_size: self.options.size(config.rx_descriptors),
-            tx_size: self.options.size(config.tx_descriptors),
-            memory: Arc::clone(&self.memory),
-            pool,
+            queues: QueuePlan {
+                receives: config.rx_queues,
+                sends: config.tx_queues,
+                rx_size: self.options.size(config.rx_descriptors),
+                tx_size: self.options.size(config.tx_descriptors),
+                memory: Arc::clone(&self.memory),
+                pool,
+                strips: config.rx_offloads.contains(Offload::RX_VLAN_STRIPPED),
+                copied: Arc::clone(&self.shared.copied),
+            },
             mac: self.mac,
             filter: self.filter,
-            strips: config.rx_offloads.contains(Offload::RX_VLAN_STRIPPED),
             vlans: config.vlan_filter.then(|| self.vlans.iter().copied().collect()),
             rss: self.spread(config.rx_queues),
             addresses: self.addresses.clone(),
             longest: longest(self.mtu),
-            copied: Arc::clone(&self.shared.copied),
         })
     }
 
@@ -270,7 +278,7 @@ impl<F: PciFunction> Device for Ixgbe<F> {
     fn start(&mut self) -> Result<DeviceQueues, PortError> {
         let plan = self.plan()?;
         self.watch = None;
-        let lanes = IxgbeLanes::new(&self.shared.name, plan.receives.max(plan.sends))?;
+        let lanes = IxgbeLanes::new(&self.shared.name, plan.queues.receives.max(plan.queues.sends))?;
         self.shared.set_lanes(lanes.clone());
         let started = self.bring_up(&plan, &lanes).map_err(|error| self.problem(&error));
         if let Err(error) = started.and_then(|()| self.begin_watch()) {
@@ -279,7 +287,7 @@ impl<F: PciFunction> Device for Ixgbe<F> {
         }
         let left = self.config.as_ref().map_or(Offload::empty(), |config| config.tx_offloads);
         let can = Arc::new(AtomicU32::new((left & offload::SENDING).bits()));
-        Ok(lanes.queues(plan.receives, plan.sends, &can))
+        Ok(lanes.queues(plan.queues.receives, plan.queues.sends, &can))
     }
 
     fn stop(&mut self) -> Result<(), PortError> {
