@@ -21,7 +21,7 @@ use wirerate_tests::guest::{
     self, DPDK_IXGBE, DPDK_PLUGINS, Emulator, Guest, Kernel, Machine, Nic, Outcome, pci_machine,
 };
 use wirerate_tests::needs::{self, Need};
-use wirerate_tests::nic_server::{Cable, NicServer};
+use wirerate_tests::nic_server::{Cable, Manner, NicServer};
 use wirerate_tests::scratch;
 
 /// Host programs that are useful there, if the host has them.
@@ -99,7 +99,7 @@ fn drivers(packed: bool) -> Result<()> {
 /// A guest with models of the 82599.
 fn models(in_user_space: bool, words: &str) -> Result<()> {
     let folder = scratch::directory("nic")?;
-    let server = NicServer::start(folder.path(), 1, vec![Cable::Next, Cable::None])?;
+    let server = NicServer::start(folder.path(), Manner::default(), vec![Cable::Next, Cable::None])?;
     let mut machine = if in_user_space {
         let machine = pci_machine("nic").iommu(48).ours("testpmd").ours("wirerate");
         if Need::DpdkIxgbe.missing().is_none() { machine.dpdk(&DPDK_IXGBE) } else { machine }

@@ -1,6 +1,6 @@
 //! Serves models of the 82599 by vfio-user, for drivers to be tried on in guests of QEMU.
 //!
-//! `cargo run -p wirerate-tests --bin wirerate-nic-server -- [--seed N] [--apart] SOCKET [SOCKET]...` makes each socket and
+//! `cargo run -p wirerate-tests --bin wirerate-nic-server -- [--seed N] [--no-msix] [--apart] SOCKET [SOCKET]...` makes each socket and
 //! serves a card on it. Two after each other have a cable between them, a last one alone has none; `--apart` has no cables.
 //! Where `SOCKET` is `SOCKET,OWN,OTHER`, the cable leads to datagrams instead, a frame each: it makes the socket `OWN` and
 //! sends to `OTHER`, which is there. QEMU, from 10.1 on, has the card by
@@ -18,7 +18,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use wirerate_tests::nic_server::{Cable, NicServer, Wires};
+use wirerate_tests::nic_server::{Cable, Manner, NicServer, Wires};
 
 /// How often faults are looked for.
 const LOOK: Duration = Duration::from_millis(200);
@@ -36,14 +36,15 @@ fn main() -> ExitCode {
 
 /// Whether no rule was broken.
 fn run() -> Result<bool> {
-    let (mut seed, mut apart, mut named) = (1, false, Vec::new());
+    let (mut manner, mut apart, mut named) = (Manner::default(), false, Vec::new());
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--seed" => {
                 let number = arguments.next().and_then(|number| number.parse().ok());
-                seed = number.context("--seed takes a number")?;
+                manner.seed = number.context("--seed takes a number")?;
             }
+            "--no-msix" => manner.has_msix = false,
             "--apart" => apart = true,
             option if option.starts_with('-') => bail!("{option} is no option of this program"),
             _ => named.push(argument),
@@ -70,7 +71,7 @@ fn run() -> Result<bool> {
     if sockets.is_empty() {
         bail!("no socket is given");
     }
-    let server = NicServer::on(sockets, seed, cables)?;
+    let server = NicServer::on(sockets, manner, cables)?;
     println!("serving");
     let (end, ends) = channel::<()>();
     std::thread::spawn(move || {

@@ -9,6 +9,7 @@ use vfio_user::{DmaMapFlags, DmaUnmapFlags, ServerBackend};
 use wirerate_nic::{Card, Mode};
 
 use super::pump::Work;
+use super::{Manner, vectors};
 
 /// A card, as its server has it.
 pub(super) struct Backend {
@@ -16,15 +17,28 @@ pub(super) struct Backend {
     work: Work,
     /// Of MSI-X.
     vectors: u32,
+    has_msix: bool,
 }
+
+/// Where the capability of MSI says which comes next, and what it says without MSI-X: PCI Express's (datasheet, 9.3.4).
+const AFTER_MSI: u64 = 0x51;
+const EXPRESS: u8 = 0xa0;
 
 fn refused(problem: &str) -> Error {
     Error::new(ErrorKind::InvalidInput, problem)
 }
 
 impl Backend {
-    pub(super) fn new(card: Arc<Card>, work: Work, vectors: u32) -> Self {
-        Self { card, work, vectors }
+    pub(super) fn new(card: Arc<Card>, work: Work, manner: Manner) -> Self {
+        Self { card, work, vectors: vectors(manner.is_virtual), has_msix: manner.has_msix }
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        self.card.read_config(offset, data);
+        let place = AFTER_MSI.checked_sub(offset).and_then(|at| usize::try_from(at).ok());
+        if let (false, Some(next)) = (self.has_msix, place.and_then(|at| data.get_mut(at))) {
+            *next = EXPRESS;
+        }
     }
 
     /// The other side is gone, and its memory with it.
@@ -54,7 +68,7 @@ impl ServerBackend for Backend {
         self.work.before();
         match region {
             vfio::VFIO_PCI_BAR0_REGION_INDEX => self.card.read_bar(offset, data),
-            vfio::VFIO_PCI_CONFIG_REGION_INDEX => self.card.read_config(offset, data),
+            vfio::VFIO_PCI_CONFIG_REGION_INDEX => self.read_config(offset, data),
             // What is behind the MSI-X table that QEMU has in its place.
             _ => data.fill(0),
         }

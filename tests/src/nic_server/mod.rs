@@ -25,6 +25,8 @@ use crate::wait;
 mod backend;
 mod plug;
 mod pump;
+#[cfg(test)]
+mod tests;
 
 use backend::Backend;
 use plug::Plug;
@@ -54,6 +56,23 @@ pub enum Cable {
     Wires(Wires),
 }
 
+/// What cards are like.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// Of all that the datasheet leaves open; when accesses come is not.
+    pub seed: u64,
+    /// Whether configuration space lists MSI-X: without, drivers have to do with MSI.
+    pub has_msix: bool,
+    /// Whether it is a virtual function, whose physical one is played.
+    pub is_virtual: bool,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self { seed: 1, has_msix: true, is_virtual: false }
+    }
+}
+
 /// Cards that are served. Their sockets go away with the value.
 #[derive(Debug)]
 pub struct NicServer {
@@ -65,32 +84,19 @@ pub struct NicServer {
 }
 
 impl NicServer {
-    /// Serves a card for each of `cables`, on the sockets `nic0`, `nic1`... in `folder`, which is the caller's own. All that
-    /// the datasheet leaves open comes from `seed`, but for when accesses come.
+    /// Serves a card for each of `cables`, on the sockets `nic0`, `nic1`... in `folder`, which is the caller's own.
     ///
     /// # Errors
     /// When a socket cannot be made, or a cable leads to a card that is not there.
-    pub fn start(folder: &Path, seed: u64, cables: Vec<Cable>) -> Result<Self> {
-        Self::serve(sockets(folder, cables.len()), seed, cables, false)
-    }
-
-    /// The same, of virtual functions, whose physical ones are played.
-    ///
-    /// # Errors
-    /// As [`start`](Self::start).
-    pub fn start_virtual(folder: &Path, seed: u64, cables: Vec<Cable>) -> Result<Self> {
-        Self::serve(sockets(folder, cables.len()), seed, cables, true)
+    pub fn start(folder: &Path, manner: Manner, cables: Vec<Cable>) -> Result<Self> {
+        Self::on(sockets(folder, cables.len()), manner, cables)
     }
 
     /// The same, on sockets that are named.
     ///
     /// # Errors
     /// When a socket cannot be made, or a cable leads to a card that is not there.
-    pub fn on(sockets: Vec<PathBuf>, seed: u64, cables: Vec<Cable>) -> Result<Self> {
-        Self::serve(sockets, seed, cables, false)
-    }
-
-    fn serve(sockets: Vec<PathBuf>, seed: u64, cables: Vec<Cable>, is_virtual: bool) -> Result<Self> {
+    pub fn on(sockets: Vec<PathBuf>, manner: Manner, cables: Vec<Cable>) -> Result<Self> {
         ensure!(sockets.len() == cables.len(), "as many sockets as cables");
         let leads = |index: usize| !matches!(cables[index], Cable::None);
         let mut cards = Vec::new();
@@ -98,10 +104,10 @@ impl NicServer {
             let number = u8::try_from(index).ok().filter(|number| *number < 8).context("too many cards")?;
             let is_led_to = index > 0 && matches!(cables[index - 1], Cable::Next);
             let settings = Settings {
-                seed: seed.wrapping_add(index as u64),
+                seed: manner.seed.wrapping_add(index as u64),
                 eeprom: Eeprom::new([0x90, 0xe2, 0xba, 0x12, 0x34, 0x56 + number]),
                 cable: leads(index) || is_led_to,
-                is_virtual,
+                is_virtual: manner.is_virtual,
                 ..Settings::default()
             };
             let address = PciAddress::new(0, 3, number, 0).context("no PCI address")?;
@@ -128,11 +134,11 @@ impl NicServer {
         let pump = Pump::start(cards.clone(), plugs)?;
         let mut server = Self { cards, sockets: Vec::new(), ends, threads: Vec::new(), pump: None };
         for (card, socket) in server.cards.clone().into_iter().zip(sockets) {
-            let listener = Server::new(&socket, true, interrupts(is_virtual), regions(is_virtual))
-                .with_context(|| format!("making {}", socket.display()))?;
+            let listener =
+                Server::new(&socket, true, interrupts(manner.is_virtual), regions(manner.is_virtual))
+                    .with_context(|| format!("making {}", socket.display()))?;
             server.sockets.push(socket);
-            let (ends, mut backend) =
-                (Arc::clone(&server.ends), Backend::new(card, pump.work(), vectors(is_virtual)));
+            let (ends, mut backend) = (Arc::clone(&server.ends), Backend::new(card, pump.work(), manner));
             server.threads.push(std::thread::spawn(move || {
                 while !ends.load(Ordering::Relaxed) {
                     // One that breaks off is as one that goes: the next may come.

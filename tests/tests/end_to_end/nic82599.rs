@@ -5,17 +5,20 @@
 //! A guest has two cards. For Linux a cable joins them, and one is in a network namespace of its own in the guest; for
 //! forwarders each has a wire to the test.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use tempfile::TempDir;
+use vfio_user::Client;
 use wirerate_tests::guest::{self, DPDK_IXGBE, Guest, Machine, Nic, Order, Wire, pci_machine};
 use wirerate_tests::needs::{Need, trial};
-use wirerate_tests::nic_server::{Cable, NicServer, Wires};
+use wirerate_tests::nic_server::{Cable, Manner, NicServer, Wires};
 use wirerate_tests::{exclusive, scratch};
 
-use crate::pci::{DPDK, OURS, VFIO, exchange, logged};
+use crate::pci::{DPDK, OURS, VFIO, Variant, exchange, logged};
 
 /// What Linux's driver needs.
 const NEEDS_LINUX: &[Need] =
@@ -31,6 +34,8 @@ const SELF_TEST: Duration = Duration::from_secs(60);
 const NEAR: &str = "10.82.0.1";
 const FAR: &str = "10.82.0.2";
 const TAGGED: [&str; 2] = ["10.83.0.1", "10.83.0.2"];
+/// What DPDK's testpmd has a card do that changes nothing of frames. Some have tags, so that filters would drop them.
+const DPDK_OFFLOADS: &str = "--enable-rx-cksum --enable-scatter --max-pkt-len=9000";
 /// Registers whose rules Linux's test of registers breaks on purpose: it writes what can only be read, patterns over
 /// reserved bits of rings that are off, and both enable bits with nothing set up around them; and then resets the card.
 const REGISTER_TEST: [&str; 8] = ["STATUS", "RXCTRL", "RDLEN", "RDT", "RXDCTL", "TDBAL", "TDLEN", "RAH"];
@@ -39,7 +44,10 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("nic82599::linux_by_vectors", NEEDS_LINUX, linux_by_vectors),
         trial("nic82599::linux_by_the_line", NEEDS_LINUX, linux_by_the_line),
+        trial("nic82599::linux_by_one_message", NEEDS_LINUX, linux_by_one_message),
+        trial("nic82599::linux_behind_an_iommu", NEEDS_LINUX, linux_behind_an_iommu),
         trial("nic82599::dpdk_and_ours_forward", NEEDS, forward),
+        trial("nic82599::the_server_tells_what_was_broken", &[], tells),
     ]
 }
 
@@ -52,11 +60,11 @@ struct Lab {
 }
 
 impl Lab {
-    fn boot(words: &str) -> Result<Self> {
+    fn boot(manner: Manner, change: impl FnOnce(Machine) -> Machine) -> Result<Self> {
         let folder = scratch::directory("nic82599")?;
-        let server = NicServer::start(folder.path(), 1, vec![Cable::Next, Cable::None])?;
+        let server = NicServer::start(folder.path(), manner, vec![Cable::Next, Cable::None])?;
         let mut machine = Machine::new("nic82599").processors(2).memory(512);
-        machine = machine.only_modules(&["ixgbe", "8021q"]).kernel_arguments(words);
+        machine = change(machine.only_modules(&["ixgbe", "8021q"]));
         for program in ["ethtool", "iperf3"] {
             machine = machine.program(program);
         }
@@ -128,7 +136,7 @@ impl Lab {
 /// All that Linux's driver does with a card, with a vector for each queue.
 fn linux_by_vectors() -> Result<()> {
     let _turn = exclusive::processors();
-    Lab::boot("")?.run(|lab| {
+    Lab::boot(Manner::default(), |machine| machine)?.run(|lab| {
         lab.part()?;
         lab.ethtool("eth0", &["Speed: 10000Mb/s", "Port: FIBRE", "Link detected: yes"])?;
         lab.ethtool("-k eth0", &["tcp-segmentation-offload: on", "rx-checksumming: on"])?;
@@ -246,17 +254,50 @@ fn looks(lab: &mut Lab) -> Result<()> {
 /// With neither kind of messages there is one interrupt, for all. Then Linux's test of the card is about interrupts, too.
 fn linux_by_the_line() -> Result<()> {
     let _turn = exclusive::processors();
-    Lab::boot("pci=nomsi")?.run(|lab| {
-        lab.part()?;
-        let line = lab.near("grep eth0 /proc/interrupts")?;
-        ensure!(line.contains("IO-APIC"), "{line}");
-        lab.far("sh -c \"iperf3 --server >/tmp/iperf3 2>&1 &\"; sleep 0.5")?;
-        for reverse in [false, true] {
-            lab.guest.iperf3_tcp(FAR, 16, reverse)?;
-        }
+    Lab::boot(Manner::default(), |machine| machine.kernel_arguments("pci=nomsi"))?.run(|lab| {
+        one_interrupt(lab, "IO-APIC")?;
         lab.test_card()?;
         lab.server.expect_no_fault()
     })
+}
+
+/// Without MSI-X there is one message, for all.
+fn linux_by_one_message() -> Result<()> {
+    let _turn = exclusive::processors();
+    let manner = Manner { has_msix: false, ..Manner::default() };
+    Lab::boot(manner, |machine| machine)?.run(|lab| one_interrupt(lab, "PCI-MSI"))
+}
+
+/// The device reaches no memory but what the driver has mapped, and as long as it has.
+fn linux_behind_an_iommu() -> Result<()> {
+    let _turn = exclusive::processors();
+    let strict = |machine: Machine| machine.iommu(48).kernel_arguments("iommu=nopt iommu.strict=1");
+    Lab::boot(Manner::default(), strict)?.run(|lab| {
+        let kind = lab.near("cat /sys/class/net/eth0/device/iommu_group/type")?;
+        ensure!(kind.starts_with("DMA"), "the IOMMU does not translate: {kind}");
+        lab.part()?;
+        lab.guest.ping(FAR, 3, 1400)?;
+        lab.far("sh -c \"iperf3 --server >/tmp/iperf3 2>&1 &\"; sleep 0.5")?;
+        for reverse in [false, true] {
+            lab.guest.iperf3_tcp(FAR, 2, reverse)?;
+        }
+        lab.near("ip link set eth0 down; ip link set eth0 up")?;
+        lab.reach()?;
+        lab.guest.expect_no_fault()?;
+        lab.server.expect_no_fault()
+    })
+}
+
+/// One interrupt, of this kind, is enough.
+fn one_interrupt(lab: &mut Lab, kind: &str) -> Result<()> {
+    lab.part()?;
+    let line = lab.near("grep eth0 /proc/interrupts")?;
+    ensure!(line.contains(kind) && line.lines().count() == 1, "no {kind} alone:\n{line}");
+    lab.far("sh -c \"iperf3 --server >/tmp/iperf3 2>&1 &\"; sleep 0.5")?;
+    for reverse in [false, true] {
+        lab.guest.iperf3_tcp(FAR, 16, reverse)?;
+    }
+    lab.server.expect_no_fault()
 }
 
 /// DPDK's testpmd, then ours, on the same cards, by VFIO and an IOMMU.
@@ -267,17 +308,45 @@ fn forward() -> Result<()> {
     let folder = scratch::directory("nic82599")?;
     let wires = [Wire::new(folder.path(), "left")?, Wire::new(folder.path(), "right")?];
     let cables = wires.each_ref().map(|wire| Cable::Wires(Wires::to(wire)));
-    let server = NicServer::start(folder.path(), 1, cables.into())?;
+    let server = NicServer::start(folder.path(), Manner::default(), cables.into())?;
     for index in [0, 1] {
         machine = machine.nic(Nic::vfio_user(server.socket(index)?));
     }
     let [mut guest] = guest::boot([&machine])?;
     let forwarded = logged(&mut guest, |guest| {
-        for forwarder in [DPDK, OURS] {
-            exchange(guest, &forwarder, &VFIO, &wires, Order::Kept)?;
+        let two = Variant { queues: 2, ..VFIO };
+        for (forwarder, more) in [(DPDK, DPDK_OFFLOADS), (OURS, "")] {
+            exchange(guest, &forwarder, &VFIO, &wires, Order::Kept, "")?;
+            server.expect_no_fault()?;
+            // Frames of IP spread over both queues by their hash, and come in any order then.
+            let printed = exchange(guest, &forwarder, &two, &wires, Order::Any, more)?;
+            let streams = (forwarder.streams)(&printed);
+            ensure!(streams == 4, "frames passed by {streams} streams:\n{printed}");
             server.expect_no_fault()?;
         }
         Ok(())
     });
     forwarded.with_context(|| format!("{}\n{}", server.faults().join("\n"), server.counters().join("\n")))
+}
+
+/// The program that serves cards says what a driver did, and ends with its input.
+fn tells() -> Result<()> {
+    let folder = scratch::directory("nic82599")?;
+    let sockets = ["one", "other"].map(|name| folder.path().join(name));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wirerate-nic-server"));
+    command.args(&sockets).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut program = command.spawn()?;
+    let mut lines = BufReader::new(program.stdout.take().context("no output")?).lines();
+    let mut next = || lines.next().context("no line")?.context("reading its output");
+    ensure!(next()? == "serving");
+    let mut driver = Client::new(&sockets[1]).context("connecting to the second")?;
+    // CTRL is to be written with its reserved bits as they are.
+    driver.region_write(0, 0, &1_u32.to_le_bytes())?;
+    let told = next()?;
+    ensure!(told.starts_with("card 1: fault: CTRL 0x1: reserved bits"), "{told}");
+    drop(program.stdin.take());
+    let status = program.wait()?;
+    ensure!(status.code() == Some(1), "it ended with {status}");
+    ensure!(sockets.iter().all(|socket| !socket.exists()), "its sockets stay");
+    Ok(())
 }

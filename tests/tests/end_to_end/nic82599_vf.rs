@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use wirerate_tests::guest::{self, DPDK_IXGBE, Guest, Nic, Order, Wire, pci_machine};
 use wirerate_tests::needs::{Need, trial};
-use wirerate_tests::nic_server::{Cable, NicServer, Wires};
+use wirerate_tests::nic_server::{Cable, Manner, NicServer, Wires};
 use wirerate_tests::{exclusive, scratch};
 
 use crate::pci::{DPDK, OURS, VFIO, exchange, logged};
@@ -76,7 +76,8 @@ fn drive() -> Result<()> {
     let folder = scratch::directory("nic82599_vf")?;
     let wires = [Wire::new(folder.path(), "left")?, Wire::new(folder.path(), "right")?];
     let cables = wires.each_ref().map(|wire| Cable::Wires(Wires::to(wire)));
-    let server = NicServer::start_virtual(folder.path(), 1, cables.into())?;
+    let manner = Manner { is_virtual: true, ..Manner::default() };
+    let server = NicServer::start(folder.path(), manner, cables.into())?;
     for index in [0, 1] {
         machine = machine.nic(Nic::vfio_user(server.socket(index)?));
     }
@@ -91,7 +92,7 @@ fn drive() -> Result<()> {
         }
         let wires = joined.cut()?;
         for forwarder in [DPDK, OURS] {
-            exchange(guest, &forwarder, &VFIO, &wires, Order::Kept)?;
+            exchange(guest, &forwarder, &VFIO, &wires, Order::Kept, "")?;
             server.expect_no_fault()?;
         }
         Ok(())

@@ -341,6 +341,25 @@ fn a_reset_of_the_physical_function_under_traffic_is_survived() {
 }
 
 #[test]
+fn a_reset_of_the_physical_function_is_told_by_the_mailboxs_interrupt() {
+    let lab = lab(4, |config| config);
+    for round in 1..=5 {
+        // Longer than the machine is busy with others, and shorter than the time between looks.
+        let begun = Instant::now();
+        lab.machine.model().reset_physical(false);
+        lab.machine.model().reset_physical(true);
+        while lab.count("ixgbe_recoveries") < round {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if begun.elapsed() < Duration::from_millis(600) {
+            return lab.end();
+        }
+    }
+    panic!("it takes as long as without one");
+}
+
+#[test]
 fn a_physical_function_that_stays_away_does_not_hold_the_port() {
     let lab = lab(1, |config| config);
     lab.machine.model().physical().unwrap().manner = Manner::Deaf;

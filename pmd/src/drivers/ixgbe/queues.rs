@@ -11,7 +11,7 @@ use wirerate_mempool::Memory;
 
 use super::descriptor::DESCRIPTOR;
 use super::error::IxgbeError;
-use super::interrupt::QueueInterrupt;
+use super::interrupt::{Places, QueueInterrupt};
 use super::registers::{
     DCA_RXCTRL_MUST_BE_0, DCA_TXCTRL_WRITE_BACK_RO, DCTL_ENABLE, RXDCTL_VME, Registers, SRRCTL_ADVANCED,
     SRRCTL_DROP_EN, dca_rxctrl, dca_txctrl, rdbah, rdbal, rdh, rdlen, rdt, rxdctl, srrctl, tdbah, tdbal, tdh,
@@ -129,8 +129,8 @@ impl QueuePlan {
         Ok(())
     }
 
-    /// Puts receive rings into the lanes, enables their queues, and gives them buffers. Who sleeps on one is woken by
-    /// `interrupts`.
+    /// Puts receive rings into the lanes, enables their queues, and gives them buffers. Who sleeps on one is woken by its
+    /// interrupt.
     ///
     /// # Errors
     /// As [`transmit`](Self::transmit).
@@ -140,7 +140,7 @@ impl QueuePlan {
     pub(super) unsafe fn receive<B: Mmio>(
         &self,
         registers: &Registers<B>,
-        interrupts: &Interrupts,
+        (places, interrupts): (&'static Places, &Interrupts),
         mappings: &Mappings,
         lanes: &IxgbeLanes<B>,
     ) -> Result<(), IxgbeError> {
@@ -156,8 +156,10 @@ impl QueuePlan {
             match interrupts.receive_fd(number) {
                 Some(fd) => {
                     let error = |source| IxgbeError::System { doing: "listening to an interrupt", source };
+                    // One that is brought up again listens already.
+                    lane.bell().forget(fd);
                     lane.bell().listen_to(fd).map_err(error)?;
-                    rx.set_interrupt(QueueInterrupt::of(interrupts, number, self.receives));
+                    rx.set_interrupt(QueueInterrupt::of(places, interrupts, number, self.receives));
                 }
                 None => lane.only_polled(),
             }

@@ -118,7 +118,7 @@ impl<F: PciFunction> Unit<F> {
         // the port stopped.
         unsafe {
             plan.queues.transmit(&self.registers, tdbal(0), mappings, lanes)?;
-            plan.queues.receive(&self.registers, &self.interrupts, mappings, lanes)?;
+            plan.queues.receive(&self.registers, (&interrupt::OF_PORT, &self.interrupts), mappings, lanes)?;
         }
         if plan.queues.receives > 0 {
             init::receive_on(&self.registers)?;

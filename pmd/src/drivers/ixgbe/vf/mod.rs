@@ -3,7 +3,8 @@
 //!
 //! It has some of its port's queues, and registers for nothing else: which frames come in, and how long they may be, the
 //! physical function decides, which is asked by a mailbox. Its driver is somebody else's, so nothing of what it says is
-//! trusted, and it is waited for with a limit. When it was reset, the function is brought up again, and its queues stay.
+//! trusted, and it is waited for with a limit. When it was reset, which an interrupt tells, the function is brought up again,
+//! and its queues stay.
 //!
 //! Of tagged frames only those of VLANs that were [asked for](crate::PortConfig::vlan_filter) come in. Promiscuity, which is
 //! over VLANs, too, takes a physical function that lets it, and an 82599's cannot; a port that starts does with less then,
