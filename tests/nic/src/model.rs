@@ -202,6 +202,12 @@ impl Model {
         self.wire = Some(wire);
     }
 
+    /// Puts a module into the cage, or takes it out.
+    pub fn set_module(&mut self, module: Option<Module>) {
+        self.bus = Bus::new(module);
+        self.look_at_link();
+    }
+
     /// Lets time go by, and does some of what there is to do, in an order that the seed says; whether there was something,
     /// or something waits for its time.
     pub fn step(&mut self) -> bool {
@@ -456,7 +462,9 @@ impl Model {
         master | up | u32::from(self.port) << 2
     }
 
-    pub(crate) fn has_module(&self) -> bool {
+    /// Whether there is a module in the cage.
+    #[must_use]
+    pub fn has_module(&self) -> bool {
         self.bus.module.is_some()
     }
 

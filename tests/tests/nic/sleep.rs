@@ -8,6 +8,7 @@ use wirerate_nic::{Settings, Wire};
 use wirerate_pmd::Burst;
 
 use super::eventually;
+use super::function::Machine;
 use super::lab::{Lab, frame};
 use super::packets::Kind;
 
@@ -117,7 +118,20 @@ fn nothing_is_lost_between_the_arming_and_the_sleep() {
 
 #[test]
 fn a_change_of_the_link_is_told_at_once() {
-    let lab = Lab::new(1);
+    told_at_once(false);
+}
+
+#[test]
+fn a_change_of_the_link_is_told_at_once_by_a_line() {
+    told_at_once(true);
+}
+
+fn told_at_once(by_line: bool) {
+    let machine = Machine::new(Settings::default());
+    machine.troubles().only_line = by_line;
+    let lab = Lab::on(machine, 1, "", |config| config);
+    // By a line packets would come one by one.
+    assert_eq!(lab.queues.rx[0].wait_fd().is_none(), by_line);
     eventually("the link's change was not noted", || lab.count("ixgbe_link_changes") == 1);
     for change in 0..6 {
         let begun = Instant::now();

@@ -451,3 +451,17 @@ fn what_the_datasheet_lets_a_device_do_is_lived_with_for_each_seed() {
         assert_eq!(pool.counts().in_use, 0);
     });
 }
+
+#[test]
+fn virtual_functions_of_its_followers_are_driven_alike() {
+    for identity in [0x1515_8086, 0x1565_8086] {
+        let (eal, machine) = (eal(), Machine::new(settings(1)));
+        machine.troubles().identity = Some(identity);
+        let pool = pool(&eal, "packets");
+        let started =
+            open(&eal, &machine, "").unwrap().configure(&config(&pool, 2)).unwrap().start().unwrap();
+        eventually("the link stays down", || started.0.link().up);
+        drop(started);
+        machine.assert_released();
+    }
+}

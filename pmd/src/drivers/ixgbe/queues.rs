@@ -84,6 +84,8 @@ pub(super) struct QueuePlan {
     pub(super) pool: MbufPool,
     /// Whether tags are taken out of received frames.
     pub(super) strips: bool,
+    /// Whether frames without a buffer are dropped, or wait for one and keep others from coming.
+    pub(super) drops: bool,
     /// Counts packets that have to be copied.
     pub(super) copied: Arc<AtomicU64>,
 }
@@ -169,7 +171,8 @@ impl QueuePlan {
             registers.write(rdbah(queue), (address >> 32) as u32);
             registers.write(rdlen(queue), u32::from(self.rx_size) * DESCRIPTOR as u32);
             let room = room_of(self.pool.data_room());
-            registers.write(srrctl(queue), room | SRRCTL_ADVANCED | SRRCTL_DROP_EN);
+            let drop = if self.drops { SRRCTL_DROP_EN } else { 0 };
+            registers.write(srrctl(queue), room | SRRCTL_ADVANCED | drop);
             registers.clear(dca_rxctrl(queue), DCA_RXCTRL_MUST_BE_0);
             registers.write(rdh(queue), 0);
             registers.write(rdt(queue), 0);

@@ -93,7 +93,7 @@ impl<F: PciFunction> Shared<F> {
         if let Some(unit) = unit.as_ref().filter(|unit| unit.is_awake()) {
             totals.add(&unit.registers);
         }
-        let mut stats = totals.tell();
+        let mut stats = totals.tell(lock(&self.lanes).rx.len());
         for (name, count) in [("ixgbe_tx_copied", &*self.copied), ("ixgbe_link_changes", &self.link_changes)]
         {
             stats.extended.push((name.to_owned(), count.load(Ordering::Relaxed)));
@@ -143,10 +143,13 @@ impl<F: PciFunction> Watched for Shared<F> {
 
     /// Takes over its counts, before these are full, and its link.
     fn look(&self, interrupt: bool) -> bool {
-        let guard = self.unit();
-        let Some(unit) = guard.as_ref() else { return false };
+        let mut guard = self.unit();
+        let Some(unit) = guard.as_mut() else { return false };
         if !unit.is_awake() {
             return true;
+        }
+        if let Err(error) = unit.look_for_module() {
+            tracing::debug!("{}: {error}", self.name);
         }
         if interrupt {
             interrupt::take(&unit.registers);

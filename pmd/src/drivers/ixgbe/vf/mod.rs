@@ -10,6 +10,9 @@
 //! over VLANs, too, takes a physical function that lets it, and an 82599's cannot; a port that starts does with less then,
 //! all groups or its own.
 //!
+//! Virtual functions of the X540 and the X550 have the same registers, as far as they are used here, and no model of them was
+//! run. An X550's spreads no packets: it would have to be told itself how.
+//!
 //! | parameter | |
 //! |---|---|
 //! | `queues` | the most queues each way; as many as the physical function gives, one for each lcore, unless given |
@@ -40,6 +43,7 @@ use wirerate_eal::pci::PciFunction;
 use self::shared::Shared;
 use self::talk::{MOST_GROUPS, Talk};
 use self::unit::{Plan, Unit};
+use super::chip::{Family, VENDOR};
 use super::error::IxgbeError;
 use super::init::Filter;
 use super::offload;
@@ -48,7 +52,6 @@ use super::queues::{IxgbeLanes, Mappings, QueuePlan};
 use super::registers::Registers;
 use super::rings::RingMemory;
 use super::rx::{ROOM_STEP, room_of};
-use super::unit::VENDOR;
 use super::watch::Watch;
 use super::{BESIDE, LEAST_MTU, longest};
 use crate::net::MacAddress;
@@ -60,11 +63,13 @@ use crate::port::{
 /// The driver's name, DPDK's.
 pub const NAME: &str = "net_ixgbe_vf";
 
-/// The devices.
-const DEVICES: [u16; 1] = [0x10ed];
+/// The devices: virtual functions of the 82599, the X540 and the X550 (DPDK's and Linux's lists).
+const DEVICES: [(u16, Family); 3] =
+    [(0x10ed, Family::I82599), (0x1515, Family::X540), (0x1565, Family::X550)];
 
 /// What the devices are known by: vendor and device.
-pub const IDS: [(u16, u16); 1] = [(VENDOR, DEVICES[0])];
+pub const IDS: [(u16, u16); DEVICES.len()] =
+    [(VENDOR, DEVICES[0].0), (VENDOR, DEVICES[1].0), (VENDOR, DEVICES[2].0)];
 
 /// The longest frame in bytes, frame check sequence included, that physical functions let their virtual ones have.
 const LONGEST: usize = 9728;
@@ -139,6 +144,7 @@ impl<F: PciFunction> IxgbeVf<F> {
                 memory: Arc::clone(&self.memory),
                 pool,
                 strips: config.rx_offloads.contains(Offload::RX_VLAN_STRIPPED),
+                drops: true,
                 copied: Arc::clone(&self.shared.copied),
             },
             mac: self.mac,

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use wirerate_eal::pci::PciFunction;
 
+use super::DEVICES;
 use super::registers::{
     LEN, VECTORS, VFCTRL, VFCTRL_RST, VFLINKS, VFPSRTYPE, VFPSRTYPE_RQPL_SHIFT, VFTDBAL, VTEIAC, VTEIAM,
     VTEICR, VTEIMC, VTEIMC_ALL, VTEIMS, VTIVAR_MISC, vftdwbah, vftdwbal, vftxdctl, vteitr, vtivar,
 };
 use super::talk::Talk;
-use super::{DEVICES, VENDOR};
 use crate::drivers::interrupts::Interrupts;
+use crate::drivers::ixgbe::chip::{Family, VENDOR};
 use crate::drivers::ixgbe::error::IxgbeError;
 use crate::drivers::ixgbe::init::Filter;
 use crate::drivers::ixgbe::interrupt::{INTERVAL, Places};
@@ -78,10 +79,15 @@ impl<F: PciFunction> Unit<F> {
             return Err(IxgbeError::Gone);
         }
         let (vendor, device) = (identity as u16, (identity >> 16) as u16);
-        if vendor != VENDOR || !DEVICES.contains(&device) {
-            return Err(IxgbeError::Foreign { vendor, device });
+        let known = DEVICES.iter().find(|(known, _)| vendor == VENDOR && device == *known);
+        let (_, family) = *known.ok_or(IxgbeError::Foreign { vendor, device })?;
+        if family != Family::I82599 {
+            tracing::warn!(
+                "{name}: this driver was run against no model and no card of an {}, only against a model of the 82599",
+                family.name()
+            );
         }
-        let registers = Registers::new(function.bar(0)?, LEN)?;
+        let registers = Registers::new(function.bar(0)?, LEN, family)?;
         // Whatever it did before, it does not reach memory from here on.
         function.set_bus_master(false)?;
         let name = name.to_owned();
@@ -218,7 +224,7 @@ impl<F: PciFunction> Unit<F> {
         }
         let lost = self.talk.mailbox.is_lost(&self.registers)?;
         let down = Link { up: false, speed: None };
-        Ok(if lost || !self.may_have_link { down } else { link::decode(links) })
+        Ok(if lost || !self.may_have_link { down } else { link::decode(links, self.registers.family()) })
     }
 
     /// As [`pause`](Self::pause), and it tells nothing any more.
