@@ -21,6 +21,17 @@ use crate::work::Share;
 /// Packets a second that a 10 Gb/s line carries at most: 64-byte frames with preamble and gap (IEEE 802.3).
 pub const LINE_RATE: f64 = 10e9 / ((64 + 8 + 12) * 8) as f64;
 
+/// Prints the registers of a port's device.
+pub fn print_registers<S>(port: &Port<S>) {
+    let registers = port.registers();
+    if registers.is_empty() {
+        say!("Port {}: {} has no registers to show", port.id(), port.name());
+    }
+    for register in registers {
+        say!("Port {}: {:#07x} {} = {:#010x}", port.id(), register.offset, register.name, register.value);
+    }
+}
+
 /// A block of text that takes the place of the one before on a terminal, and follows it in a pipe.
 #[derive(Debug)]
 pub struct Live {

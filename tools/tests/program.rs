@@ -168,6 +168,35 @@ fn rings_are_compared_without_dpdk() {
 }
 
 #[test]
+fn the_driver_of_the_82599_is_measured_on_its_model() {
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("ixgbe.json");
+    let output = wirerate(&[
+        "bench",
+        "ixgbe",
+        "--rounds",
+        "2",
+        "--turns",
+        "2",
+        "--bursts",
+        "1,256",
+        "--json",
+        json.to_str().unwrap(),
+    ]);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let shown = text(&output.stdout);
+    assert!(shown.contains("forward") && shown.contains("ixy.rs 100"), "{shown}");
+    let figures: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
+    let bursts = figures["bursts"].as_array().unwrap();
+    assert_eq!(bursts.iter().map(|row| row["burst"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 256]);
+    for row in bursts {
+        assert!(row["forward"].as_f64().unwrap() > 0.0 && row["least"].as_f64() <= row["forward"].as_f64());
+        assert_eq!(row["runs"]["forward"].as_array().unwrap().len(), 2);
+    }
+    assert_eq!(wirerate(&["bench", "ixgbe", "--bursts", "257"]).status.code(), Some(2));
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_wirerate"))
         .args(["doctor", "--json"])

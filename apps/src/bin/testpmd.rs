@@ -84,6 +84,9 @@ struct Options {
     /// Hexadecimal mask of the ports to use; all unless given
     #[arg(long, value_name = "MASK", value_parser = program::hex_mask)]
     portmask: Option<u64>,
+    /// Print the registers of each port's device once it works, as `read reg` and `ethtool -d` do
+    #[arg(long)]
+    dump_registers: bool,
     /// End after so many seconds; at a signal unless given
     #[arg(long, value_name = "SECONDS")]
     duration: Option<f64>,
@@ -170,6 +173,9 @@ fn testpmd(eal: &Eal, options: &Options) -> Result<()> {
             .tx_offloads(options.tx_offloads);
         let (port, Queues { rx, tx }) = port.configure(&config)?.start()?;
         say!("Port {}: {}, MAC {}, link {}", port.id(), port.name(), port.mac(), port.link());
+        if options.dump_registers {
+            report::print_registers(&port);
+        }
         queues.push(Ends {
             rx: rx.into_iter().map(Some).collect(),
             tx: tx.into_iter().map(Some).collect(),

@@ -2,6 +2,7 @@
 //! them by devargs.
 
 pub mod af_packet;
+mod interrupts;
 pub mod ixgbe;
 pub mod null;
 pub mod pcap;

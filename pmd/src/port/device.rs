@@ -107,6 +107,17 @@ impl fmt::Display for Link {
     }
 }
 
+/// A register of a device, and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegisterValue {
+    /// Its name in the device's datasheet, with an index where there are several.
+    pub name: String,
+    /// Bytes from the first register.
+    pub offset: u64,
+    /// What it holds.
+    pub value: u32,
+}
+
 /// Counts that the device keeps itself, since its last reset.
 #[derive(Debug, Clone, Default)]
 pub struct DeviceStats {
@@ -219,6 +230,11 @@ pub trait Device: Send + fmt::Debug {
     /// How received packets are spread: as the device says while it works, as it will be otherwise. None when they are not.
     fn rss(&self) -> Option<RssConfig> {
         None
+    }
+
+    /// The device's registers, as they are now, where it has some to show. Looking at them changes nothing.
+    fn registers(&self) -> Vec<RegisterValue> {
+        Vec::new()
     }
 
     /// What the device itself has counted.

@@ -13,7 +13,9 @@ mod rss;
 
 pub use counters::{Counters, DropReason, PortStats};
 pub use devargs::DevArgs;
-pub use device::{Device, DeviceInfo, DeviceQueues, DeviceStats, Held, Link, RxDriver, TxDriver};
+pub use device::{
+    Device, DeviceInfo, DeviceQueues, DeviceStats, Held, Link, RegisterValue, RxDriver, TxDriver,
+};
 pub use error::PortError;
 pub use port::{Configured, Opened, Port, PortConfig, Queues, Started, StillHeld};
 pub use queue::{RxQueue, TxQueue};

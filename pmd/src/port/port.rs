@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::counters::PortStats;
 use super::queue::Lease;
-use super::{Counters, Device, DeviceInfo, Link, PortError, RssConfig, RxQueue, TxQueue};
+use super::{Counters, Device, DeviceInfo, Link, PortError, RegisterValue, RssConfig, RxQueue, TxQueue};
 use crate::net::MacAddress;
 use crate::packet::{MbufPool, Offload};
 
@@ -437,6 +437,12 @@ impl<S> Port<S> {
     /// [`PortError`] when the driver or the device refuses.
     pub fn set_mac_filter(&mut self, addresses: &[MacAddress]) -> Result<(), PortError> {
         self.device.set_mac_filter(addresses)
+    }
+
+    /// The device's registers, as they are now; none of a device that has none to show.
+    #[must_use]
+    pub fn registers(&self) -> Vec<RegisterValue> {
+        self.device.registers()
     }
 
     /// How received packets are spread over queues; none when they are not, or the device does not tell.

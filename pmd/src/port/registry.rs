@@ -101,7 +101,7 @@ pub const PCI_DRIVERS: &[PciDriver] = &[
     },
     PciDriver {
         name: drivers::ixgbe::vf::NAME,
-        help: "a virtual function of an Intel 82599: queues=N, queue_size=N",
+        help: "a virtual function of an Intel 82599, X540 or X550: queues=N, queue_size=N",
         ids: &drivers::ixgbe::vf::IDS,
         kind: PciKind::IxgbeVf,
     },

@@ -86,6 +86,11 @@ impl Config {
         if self.is_virtual { VF_BAR_LEN } else { BAR_LEN }
     }
 
+    /// Whether it has INTx.
+    pub(crate) fn has_line(&self) -> bool {
+        !self.is_virtual
+    }
+
     /// Which BAR has the MSI-X table; it has 16 KiB.
     pub(crate) fn msix_bar(&self) -> u8 {
         if self.is_virtual { 3 } else { 4 }

@@ -225,6 +225,9 @@ impl PciFunction for Function {
     }
 
     fn enable_intx(&self) -> Result<OwnedFd, PciError> {
+        if !lock(&self.card.config).has_line() {
+            return Err(self.card.refused("a virtual function has no INTx"));
+        }
         let event = self.card.event()?;
         let shared = self.card.share(&event)?;
         self.card.set_interrupts(Mode::Line, Vec::new(), Some(event));
@@ -310,6 +313,7 @@ mod tests {
         let bar = function.bar(0).unwrap();
         assert_eq!((bar.len(), bar.read32(0x4000), function.msix_vectors()), (16 << 10, u32::MAX, 3));
         assert!(function.bar(3).unwrap_err().to_string().contains("MSI-X table"));
+        assert!(function.enable_intx().is_err() && function.enable_msix(3).is_ok());
         // A reset of the function is none of the device.
         bar.write32(0x1008, 4096);
         function.config_write(0xa8, 2, 0x8000);

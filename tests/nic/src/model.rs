@@ -51,7 +51,7 @@ const RAH_VALID: u32 = 1 << 31;
 const AUTOC_RESTART: u32 = 1 << 12;
 
 /// FDIRCTRL (8.2.3.21.1): memory is set aside for filters, and cleared when this is set.
-const FDIRCTRL_ALLOCATES: u32 = 3;
+const FDIRCTRL_ALLOCATES: u32 = 0b11;
 const FDIRCTRL_INIT_DONE: u32 = 1 << 3;
 
 /// Frames received, and descriptors sent, that a step has at most.
@@ -200,6 +200,12 @@ impl Model {
     /// Plugs the cable into something else.
     pub fn set_wire(&mut self, wire: Box<dyn Wire>) {
         self.wire = Some(wire);
+    }
+
+    /// Puts a module into the cage, or takes it out.
+    pub fn set_module(&mut self, module: Option<Module>) {
+        self.bus = Bus::new(module);
+        self.look_at_link();
     }
 
     /// Lets time go by, and does some of what there is to do, in an order that the seed says; whether there was something,
@@ -456,7 +462,9 @@ impl Model {
         master | up | u32::from(self.port) << 2
     }
 
-    pub(crate) fn has_module(&self) -> bool {
+    /// Whether there is a module in the cage.
+    #[must_use]
+    pub fn has_module(&self) -> bool {
         self.bus.module.is_some()
     }
 

@@ -20,15 +20,23 @@ impl Default for Module {
         identity[3] = 0x10;
         identity[37..40].copy_from_slice(&[0x00, 0x1b, 0x21]);
         identity[20..36].copy_from_slice(b"Intel Corp      ");
-        identity[63] = identity[..63].iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
-        Self { identity }
+        let mut module = Self { identity };
+        module.mend();
+        module
     }
 }
 
 impl Module {
-    /// Changes a byte of the identification, as for another kind of module.
+    /// Changes a byte of the identification, as for another kind of module, and mends its checksum unless it is that.
     pub fn set(&mut self, at: u8, value: u8) {
         self.identity[usize::from(at)] = value;
+        if at != 63 {
+            self.mend();
+        }
+    }
+
+    fn mend(&mut self) {
+        self.identity[63] = self.identity[..63].iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
     }
 
     fn byte(&self, address: u8, at: u8) -> u8 {

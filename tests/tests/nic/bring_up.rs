@@ -1,5 +1,6 @@
 //! Bringing the device up and putting it to rest, by its registers alone.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wirerate_nic::Settings;
@@ -114,15 +115,18 @@ fn a_port_that_is_dropped_leaves_its_device_at_rest_whatever_its_state() {
 
 /// Looks that a device of which registers are stuck is refused in one line, soon, and left at rest.
 fn refused(stuck: &[(usize, u32, u32)], at_start: bool, expected: &str) {
+    refused_on(&Machine::new(Settings::default()), stuck, at_start, expected);
+}
+
+fn refused_on(machine: &Arc<Machine>, stuck: &[(usize, u32, u32)], at_start: bool, expected: &str) {
     let eal = eal();
     let pool = pool(&eal, "packets");
-    let machine = Machine::new(Settings::default());
     let stick = || machine.troubles().stuck.extend_from_slice(stuck);
     if !at_start {
         stick();
     }
     let begun = Instant::now();
-    let opened = open(&eal, &machine, "");
+    let opened = open(&eal, machine, "");
     let result = opened.and_then(|port| port.configure(&config(&pool, 3))).and_then(|port| {
         stick();
         port.start().map(|_| ())
@@ -145,7 +149,11 @@ fn whatever_is_waited_for_has_a_limit() {
     refused(&[(SWSM, 1, 1)], false, "semaphore between drivers is held by others");
     refused(&[(SWSM, 2, 0)], false, "firmware's semaphore is held by others");
     refused(&[(SW_FW_SYNC, 1 << 5, 1 << 5)], false, "the EEPROM is held by others for 1000 ms");
-    refused(&[(SW_FW_SYNC, 1 << 8, 1 << 8)], true, "the set-up of the link is held by others");
+    refused(&[(SW_FW_SYNC, 1 << 6, 1 << 6)], true, "the pair of wires to the module is held by others");
+    let backplane = Machine::new(Settings::default());
+    backplane.troubles().identity = Some(0x10f7_8086);
+    let held = (SW_FW_SYNC, 1 << 8, 1 << 8);
+    refused_on(&backplane, &[held], true, "the set-up of the link is held by others");
     refused(&[(RXDCTL_2, 1 << 25, 0)], true, "enabling a receive queue is not done after 100 ms");
     refused(&[(TXDCTL_1, 1 << 25, 0)], true, "enabling a transmit queue is not done");
     refused(&[(0x8d04, 1, 0)], true, "halting reception is not done");
@@ -164,9 +172,9 @@ fn requests_that_do_not_end_and_firmware_that_does_not_answer_are_lived_with() {
 #[test]
 fn a_device_that_is_gone_or_another_is_said_to_be_so() {
     let (eal, machine) = (eal(), Machine::new(Settings::default()));
-    machine.troubles().identity = Some(0x1528_8086);
+    machine.troubles().identity = Some(0x15ab_8086);
     let error = open(&eal, &machine, "").unwrap_err().to_string();
-    assert_eq!(error, "0000:03:00.0: no driver knows PCI device 8086:1528");
+    assert_eq!(error, "0000:03:00.0: no driver knows PCI device 8086:15ab");
     machine.troubles().gone = true;
     let error = open(&eal, &machine, "").unwrap_err().to_string();
     assert_eq!(error, "0000:03:00.0: the device is gone: its registers read as all ones");
@@ -187,5 +195,28 @@ fn a_link_is_set_up_as_the_port_is_made() {
         assert_eq!(machine.read(0x42a0) >> 13 & 7, mode, "{identity:#x}");
         drop(started);
         machine.assert_released();
+    }
+}
+
+#[test]
+fn an_x540_is_brought_up_as_far_as_a_model_of_the_82599_can_tell() {
+    for device in [0x1528, 0x1563_u32] {
+        let (eal, machine) = (eal(), Machine::new(Settings::default()));
+        machine.troubles().identity = Some(device << 16 | 0x8086);
+        let pool = pool(&eal, "packets");
+        let port = open(&eal, &machine, "").unwrap();
+        let entries = port.info().rss.unwrap().table_len;
+        assert_eq!(entries, if device == 0x1528 { 128 } else { 512 });
+        // An X550's table goes on where an 82599 has nothing: it is looked at with one queue only.
+        let queues = if device == 0x1528 { 2 } else { 1 };
+        let (port, queues) = port.configure(&config(&pool, queues)).unwrap().start().unwrap();
+        assert_eq!(machine.read(0x3c00), 384 << 10, "its packet buffer");
+        assert!(queues.rx.iter().all(|rx| rx.wait_fd().is_some()));
+        drop((port, queues));
+        assert_eq!(pool.counts().in_use, 0);
+        // It has its semaphore in SW_FW_SYNC, where the 82599 asks for another first.
+        let model = machine.model();
+        let others: Vec<String> = model.faults().list().iter().map(ToString::to_string).collect();
+        assert!(others.iter().all(|fault| fault.starts_with("SW_FW_SYNC")), "{others:#?}");
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Troubles {
     pub(crate) gone: bool,
     /// Registers, bits, and how these read whatever the device says.
     pub(crate) stuck: Vec<(usize, u32, u32)>,
+    /// It has no MSI-X.
+    pub(crate) only_line: bool,
     pub(crate) bus_master: bool,
     /// The driver has the function.
     held: bool,
@@ -228,7 +230,7 @@ impl PciFunction for Held {
     }
 
     fn msix_vectors(&self) -> u16 {
-        self.function.msix_vectors()
+        if self.machine.troubles().only_line { 0 } else { self.function.msix_vectors() }
     }
 
     fn enable_msix(&self, count: u16) -> Result<Vec<OwnedFd>, PciError> {

@@ -8,13 +8,17 @@ mod exchange;
 mod function;
 mod lab;
 mod meddler;
+mod modules;
 mod mutations;
 mod offloads;
 mod packets;
+mod pausing;
+mod sleep;
 mod steering;
 mod traffic;
 mod troubles;
 mod vf;
+mod vf_physical;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -9,11 +9,14 @@ use std::time::{Duration, Instant};
 use wirerate_eal::Eal;
 use wirerate_nic::traffic::Flows;
 use wirerate_nic::{CableEnd, Random, Semaphore, Settings, Station, Tally, Troubles, Wire, cable};
+use wirerate_pmd::net::transport;
+use wirerate_pmd::packet::Offload;
 use wirerate_pmd::port::{Queues, Started};
 use wirerate_pmd::{Burst, MbufPool, MbufPoolConfig, Port};
 
 use super::function::Machine;
 use super::lab::{SOMEBODY, frame};
+use super::packets::{Kind, TCP};
 use super::{config, eal, open};
 
 /// Seeds at a time: they sleep more than they work.
@@ -83,7 +86,9 @@ impl Bench {
     fn start_with(&mut self, queues: u16) -> Result<Traffic<'_>, String> {
         let opened = open(&self.eal, &self.machine, ",queue_size=128");
         let started = opened
-            .and_then(|port| port.configure(&config(&self.pool, queues).mtu(3000)))
+            .and_then(|port| {
+                port.configure(&config(&self.pool, queues).mtu(3000).tx_offloads(Offload::TX_ALL))
+            })
             .and_then(|port| port.start());
         let (port, queues) = started.map_err(|error| error.to_string())?;
         Ok(Traffic {
@@ -354,6 +359,68 @@ fn a_far_end_that_pauses_gets_everything_later() {
     });
 }
 
+/// A packet of TCP that the port has taken: its flow, which is its number, and the bytes that have not come out.
+type Going = std::collections::VecDeque<(u16, Vec<u8>)>;
+
+/// Takes note of a frame that came out: the next piece of the first packet, with checksums that are right.
+fn note_segment(frame: &[u8], going: &mut Going) {
+    let mut again = frame.to_vec();
+    transport::fill_ipv4_checksum(&mut again, 14).unwrap();
+    transport::fill_transport_checksum(&mut again, 14).unwrap();
+    assert!(again == frame, "a wrong checksum");
+    let (flow, left) = going.front_mut().expect("nobody sent it");
+    assert_eq!(frame[34..36], (1000 + *flow).to_be_bytes());
+    let (header, total) =
+        (usize::from(frame[46] >> 4) * 4, usize::from(frame[16]) << 8 | usize::from(frame[17]));
+    let payload = &frame[34 + header..14 + total];
+    assert!(left.starts_with(payload) && !payload.is_empty());
+    left.drain(..payload.len());
+    if left.is_empty() {
+        going.pop_front();
+    }
+}
+
+#[test]
+fn segments_come_out_whole_and_in_order() {
+    for_seeds(40, |seed| {
+        let mut bench = Bench::new(seed);
+        let mut traffic = bench.start().unwrap();
+        traffic.link_up();
+        let random = &mut traffic.bench.random;
+        let troubles = Troubles { late: random.below(30) as u32, flaps: 10, ..some_troubles(random) };
+        traffic.bench.trouble(troubles);
+        let (mut going, mut flow, mut frames) = (Going::new(), 0, 0);
+        for round in 0..400 {
+            if round == 300 {
+                traffic.bench.machine.model().end_troubles();
+            }
+            while traffic.out.room() > 0 && round < 330 && traffic.bench.random.below(3) > 0 {
+                let (flags, segment) = match traffic.bench.random.below(3) {
+                    0 => (Offload::TX_TCP_CHECKSUM | Offload::TX_IP_CHECKSUM, 0),
+                    _ => (Offload::TX_TCP_SEGMENTATION, 500 + traffic.bench.random.below(900) as u16),
+                };
+                let most = if segment == 0 { 1400 } else { 9000 };
+                let payload = 1 + traffic.bench.random.below(most);
+                let kind = Kind { payload, flow, ..TCP };
+                traffic.out.push(kind.packet(&traffic.bench.pool, SOMEBODY, flags, segment)).unwrap();
+                going.push_back((flow, kind.frame(SOMEBODY)[54..].to_vec()));
+                flow += 1;
+            }
+            let _ = traffic.queues.tx[0].tx_burst(&mut traffic.out);
+            (0..8).for_each(|_| _ = traffic.bench.machine.model().step());
+            while let Some(frame) = traffic.bench.far.receive() {
+                note_segment(&frame, &mut going);
+                frames += 1;
+            }
+            traffic.bench.machine.assert_good();
+        }
+        assert_eq!((going.len(), traffic.out.len()), (0, 0));
+        assert!(flow > 100 && frames > 3 * flow, "{flow} {frames}");
+        drop(traffic);
+        bench.check();
+    });
+}
+
 #[test]
 fn frames_that_a_device_marks_as_damaged_are_dropped_by_name() {
     for_seeds(30, |seed| {
@@ -397,9 +464,9 @@ fn a_device_that_is_pulled_out_at_any_access_is_let_go_of() {
     let said = std::sync::Mutex::new(Vec::new());
     for_seeds(200, |seed| {
         let mut bench = Bench::new(seed);
-        // All of the life, and the first part, which is bringing up, more often.
-        let end = if seed % 4 == 0 { accesses } else { accesses * 9 / 10 };
-        let after = bench.random.below(end as usize) as u64;
+        // All of the life, which is bringing up for the most part, and its end.
+        let begin = if seed % 4 == 0 { accesses - 500 } else { 0 };
+        let after = begin + bench.random.below((accesses - begin) as usize) as u64;
         bench.trouble(Troubles { removed_after: Some(after), ..Troubles::default() });
         if let Err(error) = life(&mut bench) {
             assert!(error.contains("gone") && !error.contains('\n'), "{error}");

@@ -9,7 +9,7 @@ use wirerate_eal::pci::PciError;
 #[non_exhaustive]
 pub enum IxgbeError {
     /// Another device.
-    #[error("it is {vendor:04x}:{device:04x}, which is no 82599")]
+    #[error("it is {vendor:04x}:{device:04x}, which is no 82599, X540 or X550 that is driven here")]
     Foreign {
         /// The vendor's number.
         vendor: u16,
@@ -74,6 +74,35 @@ pub enum IxgbeError {
     /// An address that cannot be a station's.
     #[error("its EEPROM gives it the address {0}, which can be no station's")]
     Address(crate::net::MacAddress),
+    /// A module that is not to be used.
+    #[error("the module in the cage, {module}, is {problem}: allow_unsupported_sfp=1 uses it all the same")]
+    Module {
+        /// What it says of itself.
+        module: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A module whose identification is damaged.
+    #[error(
+        "the checksum of the module in the cage is {found:#04x} and should be {expected:#04x}: take it out and put it in again"
+    )]
+    ModuleChecksum {
+        /// What the module says.
+        found: u8,
+        /// What it should say.
+        expected: u8,
+    },
+    /// A module for which the board has no settings.
+    #[error(
+        "the EEPROM has no settings for modules of kind {number}, as the one in the cage is: another will work"
+    )]
+    NoSequence {
+        /// Its number in the EEPROM's list.
+        number: u16,
+    },
+    /// No PHY where one should be.
+    #[error("no PHY answers at any of its 32 addresses")]
+    NoPhy,
     /// Memory that was not mapped before the start.
     #[error("nothing is mapped for it: the port was not configured")]
     NotMapped,
@@ -85,6 +114,14 @@ pub enum IxgbeError {
     Ring {
         /// Descriptors.
         size: u16,
+    },
+    /// What the system refuses.
+    #[error("{doing}: {source}")]
+    System {
+        /// What was done.
+        doing: &'static str,
+        /// What the system said.
+        source: std::io::Error,
     },
     /// PCI itself.
     #[error(transparent)]

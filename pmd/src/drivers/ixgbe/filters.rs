@@ -2,18 +2,24 @@
 
 use wirerate_eal::mmio::Mmio;
 
+use super::chip::Family;
 use super::registers::{
     MRQC, MRQC_FIELDS_SHIFT, MRQC_RSS, Registers, VLNCTRL, VLNCTRL_VFE, reta, rssrk, vfta,
 };
 use crate::port::{RssConfig, RssHash, RssInfo};
 
-/// Bytes of the key, and entries of the table.
+/// Bytes of the key.
 const KEY_LEN: usize = 40;
-const TABLE_LEN: usize = 128;
 
-/// What the device can do of RSS.
-pub(super) const RSS: RssInfo =
-    RssInfo { key_len: KEY_LEN as u8, table_len: TABLE_LEN as u16, hash: RssHash::all() };
+/// What a device can do of RSS.
+pub(super) const fn info(family: Family) -> RssInfo {
+    RssInfo { key_len: KEY_LEN as u8, table_len: family.spread_entries(), hash: RssHash::all() }
+}
+
+/// Registers of the table, four entries each.
+fn table_words(family: Family) -> usize {
+    usize::from(family.spread_entries()) / 4
+}
 
 /// The headers, by the bits of MRQC's upper half (8.2.3.7.12).
 const FIELDS: [(RssHash, u32); 6] = [
@@ -49,7 +55,7 @@ pub(super) fn set_rss<B: Mmio>(registers: &Registers<B>, rss: Option<&RssConfig>
         registers.write(rssrk(index), word);
     }
     let mut queues = rss.table.iter().cycle().map(|queue| *queue as u8);
-    for index in 0..TABLE_LEN / 4 {
+    for index in 0..table_words(registers.family()) {
         let word = u32::from_le_bytes([0; 4].map(|_| queues.next().unwrap_or(0)));
         registers.write(reta(index), word);
     }
@@ -71,6 +77,6 @@ pub(super) fn rss<B: Mmio>(registers: &Registers<B>) -> Option<RssConfig> {
     Some(RssConfig {
         hash: FIELDS.iter().filter(|(_, bit)| fields >> bit & 1 == 1).map(|(hash, _)| *hash).collect(),
         key: bytes(registers, KEY_LEN / 4, rssrk),
-        table: bytes(registers, TABLE_LEN / 4, reta).into_iter().map(u16::from).collect(),
+        table: bytes(registers, table_words(registers.family()), reta).into_iter().map(u16::from).collect(),
     })
 }

@@ -8,24 +8,22 @@ use wirerate_eal::mmio::Mmio;
 
 use super::error::IxgbeError;
 use super::registers::{
-    ADDRESSES, CTRL, CTRL_EXT, CTRL_EXT_DRV_LOAD, CTRL_EXT_NS_DIS, CTRL_LRST, CTRL_MASTER_DISABLE, CTRL_RST,
-    DMATXCTL, DMATXCTL_TE, DTXMXSZRQ, DTXMXSZRQ_NO_DCB, EEC, EEC_AUTO_RD, EEMNGCTL, EEMNGCTL_CFG_DONE, EICR,
-    EIMC, EIMC_ALL, FCTRL, FCTRL_BAM, FCTRL_MPE, FCTRL_UPE, HLREG0, HLREG0_JUMBOEN, HLREG0_RXCRCSTRP,
+    ADDRESSES, CTRL, CTRL_EXT, CTRL_EXT_DRV_LOAD, CTRL_EXT_NS_DIS, CTRL_MASTER_DISABLE, CTRL_RST, DMATXCTL,
+    DMATXCTL_TE, DTXMXSZRQ, DTXMXSZRQ_NO_DCB, EEC, EEC_AUTO_RD, EEMNGCTL, EEMNGCTL_CFG_DONE, EICR, EIMC,
+    EIMC_ALL, FCTRL, FCTRL_BAM, FCTRL_MPE, FCTRL_UPE, HLREG0, HLREG0_JUMBOEN, HLREG0_RXCRCSTRP,
     HLREG0_TXCRCEN, HLREG0_TXPADEN, MAXFRS, MAXFRS_SHIFT, MTQC, PACKET_BUFFERS, RAH_AV, RDRXCTL,
     RDRXCTL_CRC_STRIP, RDRXCTL_DMAIDONE, RDRXCTL_FCOE_WRFIX, RDRXCTL_RSCACKC, RDRXCTL_RSCFRSTSIZE, RTTDCS,
-    RTTDCS_ARBDIS, RXCSUM, RXCSUM_PCSD, RXCTRL, RXCTRL_RXEN, RXPBSIZE_ALL, Registers, SECRXCTRL,
-    SECRXCTRL_RX_DIS, SECRXSTAT, SECRXSTAT_RDY, STATUS, STATUS_LAN_ID_SHIFT, STATUS_MASTER_ENABLE,
-    TABLE_WORDS, TABLES, TXPBSIZE_ALL, TXPBTHRESH_ALL, eimc_ex, mpsar, rah, ral, rxpbsize, txpbsize,
-    txpbthresh,
+    RTTDCS_ARBDIS, RXCSUM, RXCSUM_PCSD, RXCTRL, RXCTRL_RXEN, Registers, SECRXCTRL, SECRXCTRL_RX_DIS,
+    SECRXSTAT, SECRXSTAT_RDY, STATUS, STATUS_LAN_ID_SHIFT, STATUS_MASTER_ENABLE, SYNC_PHY0, TABLE_WORDS,
+    TABLES, TXPBSIZE_ALL, TXPBTHRESH_ALL, eimc_ex, mpsar, rah, ral, rxpbsize, txpbsize, txpbthresh,
 };
+use super::semaphore::Taken;
 use crate::net::MacAddress;
 
 /// How long requests of the bus may be outstanding (5.2.5.3.2).
 const MASTER_TIME: Duration = Duration::from_millis(100);
 /// How long a reset may take. It takes microseconds.
 const RESET_TIME: Duration = Duration::from_millis(100);
-/// The device is not to be touched for so long after a reset (4.2.1.6.2 asks for 10 ms).
-const SETTLE: Duration = Duration::from_millis(10);
 /// How long each further step of 4.6.3 may take.
 const STEP_TIME: Duration = Duration::from_millis(500);
 /// How long the data path may take to halt, which takes microseconds; the thread may be kept from looking.
@@ -40,14 +38,21 @@ pub(super) fn reset<B: Mmio>(registers: &Registers<B>) -> Result<(), IxgbeError>
     interrupts_off(registers);
     stop_requests(registers)?;
     // 4.2.1.6: the reset of software and that of the link together are the global one.
-    registers.set(CTRL, CTRL_RST | CTRL_LRST);
-    thread::sleep(SETTLE);
-    registers.wait("a reset", CTRL, CTRL_RST | CTRL_LRST, 0, RESET_TIME)?;
+    let family = registers.family();
+    if family.has_one_semaphore() {
+        // Not while the firmware talks to the PHY.
+        let _taken = Taken::take(registers, "way to the PHY", SYNC_PHY0 << port(registers))?;
+        registers.set(CTRL, family.reset_bits());
+        registers.flush();
+    } else {
+        registers.set(CTRL, family.reset_bits());
+    }
+    thread::sleep(family.settle());
+    registers.wait("a reset", CTRL, family.reset_bits(), 0, RESET_TIME)?;
     // The reset has undone that (4.6.3.1).
     interrupts_off(registers);
     registers.wait("reading the EEPROM's settings", EEC, EEC_AUTO_RD, EEC_AUTO_RD, STEP_TIME)?;
-    let port = registers.read(STATUS) >> STATUS_LAN_ID_SHIFT & 1;
-    let done = EEMNGCTL_CFG_DONE << port;
+    let done = EEMNGCTL_CFG_DONE << port(registers);
     match registers.wait("the firmware's configuration", EEMNGCTL, done, done, STEP_TIME) {
         // Without its firmware the device works, too.
         Err(error @ IxgbeError::Late { .. }) => tracing::warn!("{error}"),
@@ -57,6 +62,11 @@ pub(super) fn reset<B: Mmio>(registers: &Registers<B>) -> Result<(), IxgbeError>
     }
     registers.wait("the set-up of DMA", RDRXCTL, RDRXCTL_DMAIDONE, RDRXCTL_DMAIDONE, STEP_TIME)?;
     Ok(())
+}
+
+/// Which of the chip's two ports it is.
+pub(super) fn port<B: Mmio>(registers: &Registers<B>) -> u32 {
+    registers.read(STATUS) >> STATUS_LAN_ID_SHIFT & 1
 }
 
 /// Masks all interrupts and forgets those that wait (4.6.3.1).
@@ -78,7 +88,7 @@ fn stop_requests<B: Mmio>(registers: &Registers<B>) -> Result<(), IxgbeError> {
             // 5.2.5.3.2: then it takes two resets.
             tracing::warn!("{error}; it is reset twice");
             registers.set(CTRL, CTRL_RST);
-            thread::sleep(SETTLE);
+            thread::sleep(registers.family().settle());
             Ok(())
         }
         done => done.map(|_| ()),
@@ -154,7 +164,7 @@ pub(super) fn prepare<B: Mmio>(registers: &Registers<B>, mac: MacAddress) {
     // 4.6.11.3.4: no DCB and no virtualisation, so there is one packet buffer each way.
     for index in 0..PACKET_BUFFERS {
         let of_first = |all| if index == 0 { all } else { 0 };
-        registers.write(rxpbsize(index), of_first(RXPBSIZE_ALL));
+        registers.write(rxpbsize(index), of_first(registers.family().packet_buffer()));
         registers.write(txpbsize(index), of_first(TXPBSIZE_ALL));
         registers.write(txpbthresh(index), of_first(TXPBTHRESH_ALL));
     }

@@ -38,6 +38,12 @@ impl<T> Line<T> {
         self.size().saturating_sub(1 + self.len)
     }
 
+    /// The place of the oldest value, or of the next when there is none.
+    #[inline(always)]
+    pub(super) fn first(&self) -> u16 {
+        self.first
+    }
+
     /// The place of the next value.
     #[inline(always)]
     pub(super) fn end(&self) -> u16 {

@@ -1,25 +1,33 @@
-//! `net_ixgbe`: the driver of Intel's 82599 (datasheet 331520), after its chapter 4.6.
+//! `net_ixgbe`: the driver of Intel's 82599 (datasheet 331520), after its chapter 4.6, and of X540 and X550, which are alike but
+//! for what `chip` says. It was run against a model of the 82599, and against none of the others.
 //!
 //! Rings and packets are mapped for the device, so packets are not copied; those that it does not reach are. What it writes
 //! into rings and registers is checked, and whatever it is waited for has a time limit. It is reset before memory is given
 //! back, on every way out; when it is gone by itself, its receive queues [end](crate::RxQueue::ended) and other ports go on.
 //! Queues are polled; interrupts are off. Received packets are spread over queues by RSS. Checksums, tags and segmentation are
-//! left to the device where the application lets it.
+//! left to the device where the application lets it. Receive queues can be slept on.
 //!
 //! | parameter | |
 //! |---|---|
 //! | `queues` | the most queues each way, 1 to 16; one for each lcore unless given |
 //! | `queue_size` | descriptors in each ring, 128 to 4096 in steps of 8; as the port is configured, up to 1024, unless given |
+//! | `flow_ctrl` | `none`, `rx`: pause frames are obeyed, `tx`: they are sent when the packet buffer fills up, `full`: both; `none` unless given |
+//! | `allow_unsupported_sfp` | 1: modules are used that are not known to work with an 82599; 0 unless given |
 //!
 //! | file | |
 //! |---|---|
+//! | `chip` | which devices there are, and how they differ |
 //! | `registers` | what they are called, and waiting for them |
 //! | `semaphore` | what the port shares with its neighbour and the firmware |
 //! | `eeprom` | whether its settings are whole |
 //! | `link` | the link |
+//! | `sfp`, `i2c` | the module in the cage, and the wires to it |
+//! | `phy` | the PHY of those with copper |
+//! | `flow` | pause frames |
 //! | `filters` | which frames are received, and by which queue |
 //! | `init` | resets, and the set-up of what queues share |
-//! | `stats` | what the device counts |
+//! | `interrupt` | how the device tells of packets and changes |
+//! | `stats`, `dump` | what the device counts, and its registers to be shown |
 //! | `descriptor`, `rings` | descriptors, and where they lie |
 //! | `offload` | what the device does with packets, and tells of them |
 //! | `line` | what the device has of ours |
@@ -28,20 +36,27 @@
 //! | `shared`, `watch` | what becomes of it while nobody calls |
 //! | [`vf`] | the driver of its virtual functions |
 
+mod chip;
 mod descriptor;
+mod dump;
 mod eeprom;
 mod error;
 mod filters;
+mod flow;
+mod i2c;
 mod init;
+mod interrupt;
 mod line;
 mod link;
 mod offload;
 mod options;
+mod phy;
 mod queues;
 mod registers;
 mod rings;
 mod rx;
 mod semaphore;
+mod sfp;
 mod shared;
 mod stats;
 #[cfg(test)]
@@ -58,36 +73,29 @@ use std::sync::atomic::AtomicU32;
 use wirerate_eal::Eal;
 use wirerate_eal::pci::PciFunction;
 
+use self::chip::Family;
 pub use self::error::IxgbeError;
 use self::init::Filter;
 use self::options::{MOST_QUEUES, Options};
 use self::queues::{IxgbeLanes, Mappings, QueuePlan};
 use self::registers::ADDRESSES;
 use self::rings::RingMemory;
-use self::rx::{ROOM_STEP, room_of};
 use self::shared::Shared;
-use self::unit::{BACKPLANE, Plan, SFP, Unit, VENDOR};
+use self::unit::{Plan, Unit};
 use self::watch::Watch;
 use crate::lane::Lanes;
 use crate::net::MacAddress;
 use crate::packet::Offload;
 use crate::port::{
-    DevArgs, Device, DeviceInfo, DeviceQueues, DeviceStats, Held, Link, PortConfig, PortError, RssConfig,
+    DevArgs, Device, DeviceInfo, DeviceQueues, DeviceStats, Held, Link, PortConfig, PortError, RegisterValue,
+    RssConfig,
 };
 
 /// The driver's name, DPDK's.
 pub const NAME: &str = "net_ixgbe";
 
-/// What the devices are known by: vendor and device, ports for SFP+ modules, for backplanes and for CX4.
-pub const IDS: [(u16, u16); 12] = {
-    let mut ids = [(VENDOR, 0); SFP.len() + BACKPLANE.len()];
-    let mut at = 0;
-    while at < ids.len() {
-        ids[at].1 = if at < SFP.len() { SFP[at] } else { BACKPLANE[at - SFP.len()] };
-        at += 1;
-    }
-    ids
-};
+/// What the devices are known by: vendor and device.
+pub const IDS: [(u16, u16); chip::IDS.len()] = chip::IDS;
 
 /// The longest frame in bytes, frame check sequence included, as DPDK has it; MAXFRS takes a little more (8.2.3.22.13).
 const LONGEST: usize = 15_872;
@@ -104,6 +112,7 @@ struct Ixgbe<F: PciFunction> {
     queues: u16,
     memory: Arc<RingMemory>,
     config: Option<PortConfig>,
+    family: Family,
     mac: MacAddress,
     mtu: usize,
     filter: Filter,
@@ -133,6 +142,7 @@ pub fn open<F: PciFunction>(eal: &Eal, function: F, args: DevArgs) -> Result<Box
         queues,
         memory: Arc::new(memory),
         config: None,
+        family: unit.registers.family(),
         mac,
         mtu: 1500,
         filter: Filter::default(),
@@ -168,10 +178,14 @@ impl<F: PciFunction> Ixgbe<F> {
                 memory: Arc::clone(&self.memory),
                 pool,
                 strips: config.rx_offloads.contains(Offload::RX_VLAN_STRIPPED),
+                // Where the other end can be told to wait, frames wait for buffers.
+                drops: !self.options.flow.asks,
                 copied: Arc::clone(&self.shared.copied),
             },
             mac: self.mac,
             filter: self.filter,
+            flow: self.options.flow,
+            any_module: self.options.any_module,
             vlans: config.vlan_filter.then(|| self.vlans.iter().copied().collect()),
             rss: self.spread(config.rx_queues),
             addresses: self.addresses.clone(),
@@ -181,7 +195,8 @@ impl<F: PciFunction> Ixgbe<F> {
 
     /// How frames are spread over so many queues.
     fn spread(&self, queues: u16) -> Option<RssConfig> {
-        (queues > 1).then(|| self.rss.clone().unwrap_or_else(|| RssConfig::even(filters::RSS, queues)))
+        (queues > 1)
+            .then(|| self.rss.clone().unwrap_or_else(|| RssConfig::even(filters::info(self.family), queues)))
     }
 
     fn bring_up(&self, plan: &Plan, lanes: &IxgbeLanes<F::Bar>) -> Result<(), IxgbeError> {
@@ -215,13 +230,16 @@ impl<F: PciFunction> Ixgbe<F> {
     }
 
     fn check_mtu(&self, mtu: usize) -> Result<(), PortError> {
-        let most = LONGEST - BESIDE;
-        match (LEAST_MTU..=most).contains(&mtu) {
-            true => Ok(()),
-            false => {
-                Err(self.problem(&format!("an MTU of {mtu}, and the device takes {LEAST_MTU} to {most}")))
-            }
-        }
+        check_mtu(mtu, LONGEST).map_err(|problem| self.problem(&problem))
+    }
+}
+
+/// Compares an MTU with the longest frame of a device, frame check sequence included.
+fn check_mtu(mtu: usize, longest: usize) -> Result<(), String> {
+    let most = longest - BESIDE;
+    match (LEAST_MTU..=most).contains(&mtu) {
+        true => Ok(()),
+        false => Err(format!("an MTU of {mtu}, and the device takes {LEAST_MTU} to {most}")),
     }
 }
 
@@ -239,24 +257,12 @@ impl<F: PciFunction> Device for Ixgbe<F> {
         info.rx_offloads = offload::RECEIVING;
         info.tx_offloads = offload::SENDING;
         info.vlan_filter = true;
-        info.rss = (self.queues > 1).then_some(filters::RSS);
+        info.rss = (self.queues > 1).then_some(filters::info(self.family));
         info
     }
 
     fn configure(&mut self, config: &PortConfig) -> Result<(), PortError> {
-        let Some(pool) = &config.pool else {
-            return Err(self.problem(
-                &"the memory of its packets is mapped for the device, and the configuration has no pool: give it one also when \
-                 it only sends",
-            ));
-        };
-        if room_of(pool.data_room()) == 0 {
-            return Err(self.problem(&format!(
-                "the mbufs of pool \"{}\" have room for {} bytes, and its buffers are of {ROOM_STEP} at least",
-                pool.name(),
-                pool.data_room()
-            )));
-        }
+        let pool = queues::pool_of(config).map_err(|problem| self.problem(&problem))?;
         config.mtu.map_or(Ok(()), |mtu| self.check_mtu(mtu))?;
         let mut guard = self.shared.unit();
         let unit = guard.as_mut().ok_or_else(|| self.problem(&IxgbeError::Gone))?;
@@ -268,7 +274,8 @@ impl<F: PciFunction> Device for Ixgbe<F> {
         self.mtu = config.mtu.unwrap_or(self.mtu);
         self.filter.promiscuous = config.promiscuous;
         // One that names queues which are no more does not stay.
-        self.rss = self.rss.take().filter(|rss| rss.problem(filters::RSS, config.rx_queues).is_none());
+        self.rss =
+            self.rss.take().filter(|rss| rss.problem(filters::info(self.family), config.rx_queues).is_none());
         self.config = Some(config.clone());
         Ok(())
     }
@@ -372,6 +379,12 @@ impl<F: PciFunction> Device for Ixgbe<F> {
             Some(unit) => filters::rss(&unit.registers),
             None => self.config.as_ref().and_then(|config| self.spread(config.rx_queues)),
         }
+    }
+
+    fn registers(&self) -> Vec<RegisterValue> {
+        let (receives, sends) =
+            self.config.as_ref().map_or((0, 0), |config| (config.rx_queues, config.tx_queues));
+        self.shared.unit().as_ref().map_or(Vec::new(), |unit| dump::dump(&unit.registers, receives, sends))
     }
 
     fn stats(&self) -> DeviceStats {

@@ -1,6 +1,7 @@
 //! How a port is to be, by its devargs.
 
 use super::descriptor::STEP;
+use super::flow::FlowControl;
 use super::tx::LEAST_SIZE;
 use crate::port::{DevArgs, PortError};
 
@@ -18,6 +19,10 @@ pub(super) struct Options {
     pub(super) queues: Option<u16>,
     /// Descriptors in each ring, if it was given.
     queue_size: Option<u16>,
+    /// Which way frames are paused.
+    pub(super) flow: FlowControl,
+    /// Whether modules are used that are not known to work.
+    pub(super) any_module: bool,
 }
 
 impl Options {
@@ -37,7 +42,9 @@ impl Options {
         if let Some(size) = queue_size.filter(|size| !fits(size)) {
             return Err(args.bad("queue_size", &size.to_string(), &format!("expected {SIZE}")));
         }
-        Ok((args.finish()?, Self { queues, queue_size }))
+        let flow = args.take("flow_ctrl", "none, rx, tx or full")?.unwrap_or_default();
+        let any_module = args.take_flag("allow_unsupported_sfp")?;
+        Ok((args.finish()?, Self { queues, queue_size, flow, any_module }))
     }
 
     /// The most descriptors in a ring.
@@ -69,6 +76,13 @@ mod tests {
         assert_eq!(options.queues, Some(4));
         let (_, options) = take("").unwrap();
         assert_eq!((options.most(), options.queues), (1024, None));
+        assert_eq!((options.flow, options.any_module), (FlowControl::default(), false));
+        for (mode, obeys, asks) in
+            [("none", false, false), ("rx", true, false), ("tx", false, true), ("full", true, true)]
+        {
+            let (_, options) = take(&format!(",flow_ctrl={mode},allow_unsupported_sfp=1")).unwrap();
+            assert_eq!((options.flow, options.any_module), (FlowControl { obeys, asks }, true));
+        }
         let sizes = [1, 129, 500, 1024, 65535].map(|asked| options.size(asked));
         assert_eq!(sizes, [128, 136, 504, 1024, 1024]);
         for (parameters, problem) in [
@@ -77,6 +91,7 @@ mod tests {
             (",queue_size=130", "in steps of 8"),
             (",queues=17", "1 to 16"),
             (",queues=0", "1 to 16"),
+            (",flow_ctrl=both", "none, rx, tx or full"),
             (",queue_sizes=512", "did you mean \"queue_size\""),
         ] {
             let error = take(parameters).unwrap_err().to_string();

@@ -11,17 +11,20 @@ use wirerate_mempool::Memory;
 
 use super::descriptor::DESCRIPTOR;
 use super::error::IxgbeError;
+use super::interrupt::{Places, QueueInterrupt};
 use super::registers::{
     DCA_RXCTRL_MUST_BE_0, DCA_TXCTRL_WRITE_BACK_RO, DCTL_ENABLE, RXDCTL_VME, Registers, SRRCTL_ADVANCED,
     SRRCTL_DROP_EN, dca_rxctrl, dca_txctrl, rdbah, rdbal, rdh, rdlen, rdt, rxdctl, srrctl, tdbah, tdbal, tdh,
     tdlen, tdt, txdctl,
 };
 use super::rings::RingMemory;
-use super::rx::{IxgbeRx, room_of};
+use super::rx::{IxgbeRx, ROOM_STEP, room_of};
 use super::tx::IxgbeTx;
+use crate::drivers::interrupts::Interrupts;
 use crate::drivers::reach::{Range, Reach};
 use crate::lane::Lanes;
 use crate::packet::MbufPool;
+use crate::port::PortConfig;
 
 /// How long a queue may take to be enabled or disabled. Devices need some microseconds.
 const QUEUE_TIME: Duration = Duration::from_millis(100);
@@ -70,6 +73,26 @@ impl Mappings {
     }
 }
 
+/// The pool that a configuration has for packets.
+///
+/// # Errors
+/// What is wrong with it: it has none, or the device cannot use it.
+pub(super) fn pool_of(config: &PortConfig) -> Result<&MbufPool, String> {
+    let Some(pool) = &config.pool else {
+        return Err("the memory of its packets is mapped for the device, and the configuration has no pool: give it one \
+                    also when it only sends"
+            .to_owned());
+    };
+    match room_of(pool.data_room()) {
+        0 => Err(format!(
+            "the mbufs of pool \"{}\" have room for {} bytes, and its buffers are of {ROOM_STEP} at least",
+            pool.name(),
+            pool.data_room()
+        )),
+        _ => Ok(pool),
+    }
+}
+
 /// How a port's queues are to be.
 #[derive(Debug)]
 pub(super) struct QueuePlan {
@@ -82,6 +105,8 @@ pub(super) struct QueuePlan {
     pub(super) pool: MbufPool,
     /// Whether tags are taken out of received frames.
     pub(super) strips: bool,
+    /// Whether frames without a buffer are dropped, or wait for one and keep others from coming.
+    pub(super) drops: bool,
     /// Counts packets that have to be copied.
     pub(super) copied: Arc<AtomicU64>,
 }
@@ -127,7 +152,8 @@ impl QueuePlan {
         Ok(())
     }
 
-    /// Puts receive rings into the lanes, enables their queues, and gives them buffers.
+    /// Puts receive rings into the lanes, enables their queues, and gives them buffers. Who sleeps on one is woken by its
+    /// interrupt.
     ///
     /// # Errors
     /// As [`transmit`](Self::transmit).
@@ -137,26 +163,37 @@ impl QueuePlan {
     pub(super) unsafe fn receive<B: Mmio>(
         &self,
         registers: &Registers<B>,
+        (places, interrupts): (&'static Places, &Interrupts),
         mappings: &Mappings,
         lanes: &IxgbeLanes<B>,
     ) -> Result<(), IxgbeError> {
         let rings = Mappings::reach(std::slice::from_ref(&mappings.rings));
         let packets = Mappings::reach(&mappings.pool);
-        for (queue, lane) in (0..self.receives).zip(&lanes.rx) {
+        for (number, lane) in (0..self.receives).zip(&lanes.rx) {
             // SAFETY: as above.
-            let made = unsafe { self.memory.ring(2 * queue, self.rx_size, &rings) };
+            let made = unsafe { self.memory.ring(2 * number, self.rx_size, &rings) };
             let (ring, address) = made.ok_or(IxgbeError::Ring { size: self.rx_size })?;
             let bar = Arc::clone(registers.bar());
-            let queue = usize::from(queue);
-            let rx = IxgbeRx::new(ring, rdt(queue), self.pool.clone(), packets.clone(), self.strips, bar);
-            lane.only_polled();
+            let queue = usize::from(number);
+            let mut rx = IxgbeRx::new(ring, rdt(queue), self.pool.clone(), packets.clone(), self.strips, bar);
+            match interrupts.receive_fd(number) {
+                Some(fd) => {
+                    let error = |source| IxgbeError::System { doing: "listening to an interrupt", source };
+                    // One that is brought up again listens already.
+                    lane.bell().forget(fd);
+                    lane.bell().listen_to(fd).map_err(error)?;
+                    rx.set_interrupt(QueueInterrupt::of(places, interrupts, number, self.receives));
+                }
+                None => lane.only_polled(),
+            }
             // The lane keeps what the device may write from now on.
             lane.install(rx);
             registers.write(rdbal(queue), address as u32);
             registers.write(rdbah(queue), (address >> 32) as u32);
             registers.write(rdlen(queue), u32::from(self.rx_size) * DESCRIPTOR as u32);
             let room = room_of(self.pool.data_room());
-            registers.write(srrctl(queue), room | SRRCTL_ADVANCED | SRRCTL_DROP_EN);
+            let drop = if self.drops { SRRCTL_DROP_EN } else { 0 };
+            registers.write(srrctl(queue), room | SRRCTL_ADVANCED | drop);
             registers.clear(dca_rxctrl(queue), DCA_RXCTRL_MUST_BE_0);
             registers.write(rdh(queue), 0);
             registers.write(rdt(queue), 0);

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use wirerate_eal::mmio::Mmio;
 
+use super::chip::Family;
 use super::error::IxgbeError;
 
-/// Bytes of registers that are used here: up to the end of the PCIe ones.
-pub(super) const LEN: usize = 0x1_2000;
+/// Bytes of registers that are used here: up to that of the link's analog side.
+pub(super) const LEN: usize = 0x1_5000;
 
 /// Device control (8.2.3.1.1): no more requests of the bus, reset of the link, reset of the rest.
 pub(super) const CTRL: usize = 0x00000;
@@ -24,6 +25,33 @@ pub(super) const STATUS_MASTER_ENABLE: u32 = 1 << 19;
 pub(super) const CTRL_EXT: usize = 0x00018;
 pub(super) const CTRL_EXT_NS_DIS: u32 = 1 << 16;
 pub(super) const CTRL_EXT_DRV_LOAD: u32 = 1 << 28;
+
+/// Pins (8.2.3.1.4): the third lets the module's laser shine while it is low.
+pub(super) const ESDP: usize = 0x00020;
+pub(super) const ESDP_SDP3: u32 = 1 << 3;
+/// The two wires to the module in the cage (8.2.3.1.5).
+pub(super) const I2CCTL: usize = 0x00028;
+pub(super) const I2CCTL_CLK_IN: u32 = 1 << 0;
+pub(super) const I2CCTL_CLK_OUT: u32 = 1 << 1;
+pub(super) const I2CCTL_DATA_IN: u32 = 1 << 2;
+pub(super) const I2CCTL_DATA_OUT: u32 = 1 << 3;
+
+/// Flow control (8.2.3.3): the pause that is asked for, when it is asked for again, how full the packet buffer is then and
+/// when it ends, whether it is asked for at all.
+pub(super) const fn fcttv(pair: usize) -> usize {
+    0x03200 + 4 * pair
+}
+pub(super) const FCRTL: usize = 0x03220;
+pub(super) const FCRTL_XONE: u32 = 1 << 31;
+pub(super) const FCRTH: usize = 0x03260;
+pub(super) const FCRTH_FCEN: u32 = 1 << 31;
+pub(super) const FCRTV: usize = 0x032a0;
+pub(super) const FCCFG: usize = 0x03d00;
+pub(super) const FCCFG_TFCE: u32 = 1 << 3;
+/// Pause frames that come in (8.2.3.22.34): they are not received, and are obeyed.
+pub(super) const MFLCN: usize = 0x04294;
+pub(super) const MFLCN_DPF: u32 = 1 << 1;
+pub(super) const MFLCN_RFCE: u32 = 1 << 3;
 
 /// EEPROM control (8.2.3.2.1): there is one, and its settings were taken over.
 pub(super) const EEC: usize = 0x10010;
@@ -47,17 +75,52 @@ pub(super) const SWSM_SMBI: u32 = 1 << 0;
 pub(super) const SWSM_SWESMBI: u32 = 1 << 1;
 /// What software and firmware have taken (8.2.3.4.11); the firmware's bits are 5 above the software's.
 pub(super) const SW_FW_SYNC: usize = 0x10160;
+/// On an X540, against the firmware: reading takes it. And the device itself uses the flash.
+pub(super) const SYNC_REGSMP: u32 = 1 << 31;
+pub(super) const SYNC_FLASH: u32 = 1 << 4;
 pub(super) const SYNC_EEPROM: u32 = 1 << 0;
+pub(super) const SYNC_PHY0: u32 = 1 << 1;
 pub(super) const SYNC_MAC_CSR: u32 = 1 << 3;
 pub(super) const SYNC_FIRMWARE_SHIFT: u32 = 5;
 
 /// Interrupt causes, which reading clears, and the masks of which writing ones takes them out (8.2.3.5).
 pub(super) const EICR: usize = 0x00800;
+pub(super) const EIMS: usize = 0x00880;
 pub(super) const EIMC: usize = 0x00888;
+/// The link has changed.
+pub(super) const LSC: u32 = 1 << 20;
 pub(super) const EIMC_ALL: u32 = 0x7fff_ffff;
 pub(super) const fn eimc_ex(index: usize) -> usize {
     0x00ab0 + 4 * index
 }
+
+/// The same for 64 vectors, 32 to a register.
+pub(super) const fn eims_ex(index: usize) -> usize {
+    0x00aa0 + 4 * index
+}
+/// Vectors that clear themselves when they are told of (8.2.3.5.5), and that mask themselves (8.2.3.5.10).
+pub(super) const EIAC: usize = 0x00810;
+pub(super) const fn eiam_ex(index: usize) -> usize {
+    0x00ad0 + 4 * index
+}
+/// How far apart a vector's interrupts are (8.2.3.5.12), in units of 2 µs at 10 Gb/s. There are 24 at these places.
+pub(super) const fn eitr(vector: usize) -> usize {
+    0x00820 + 4 * vector
+}
+pub(super) const EITR_SHIFT: u32 = 3;
+/// Which vectors queues have, two queues a register (8.2.3.5.16), and what is not a queue's (8.2.3.5.17).
+pub(super) const fn ivar(pair: usize) -> usize {
+    0x00900 + 4 * pair
+}
+pub(super) const IVAR_MISC: usize = 0x00a00;
+pub(super) const IVAR_VALID: u32 = 0x80;
+/// Kinds of interrupts (8.2.3.5.18): many vectors; reading EICR clears what is not a queue's only; messages mask by
+/// themselves; messages that wait can be seen.
+pub(super) const GPIE: usize = 0x00898;
+pub(super) const GPIE_MULTIPLE_MSIX: u32 = 1 << 4;
+pub(super) const GPIE_OCD: u32 = 1 << 5;
+pub(super) const GPIE_EIAME: u32 = 1 << 30;
+pub(super) const GPIE_PBA: u32 = 1 << 31;
 
 /// Filter control (8.2.3.7.1): all multicast, all unicast, broadcast.
 pub(super) const FCTRL: usize = 0x05080;
@@ -78,12 +141,13 @@ pub(super) const RXCSUM_PCSD: u32 = 1 << 13;
 pub(super) const MRQC: usize = 0x05818;
 pub(super) const MRQC_RSS: u32 = 1 << 0;
 pub(super) const MRQC_FIELDS_SHIFT: u32 = 16;
-/// RSS: the key (8.2.3.7.14), and the table of queues (8.2.3.7.15), four to a register.
+/// RSS: the key (8.2.3.7.14), and the table of queues (8.2.3.7.15), four to a register;
+/// an X550's goes on at another place.
 pub(super) const fn rssrk(index: usize) -> usize {
     0x05c80 + 4 * index
 }
 pub(super) const fn reta(index: usize) -> usize {
-    0x05c00 + 4 * index
+    if index < 32 { 0x05c00 + 4 * index } else { 0x0ee80 + 4 * (index - 32) }
 }
 
 /// Tables of 128 words: multicast hashes (8.2.3.7.7), VLANs (8.2.3.7.11), unicast hashes (8.2.3.27.17).
@@ -147,11 +211,10 @@ pub(super) const RDRXCTL_DMAIDONE: u32 = 1 << 3;
 pub(super) const RDRXCTL_RSCFRSTSIZE: u32 = 0x1f << 17;
 pub(super) const RDRXCTL_RSCACKC: u32 = 1 << 25;
 pub(super) const RDRXCTL_FCOE_WRFIX: u32 = 1 << 26;
-/// Receive packet buffers (8.2.3.8.9): one of 512 KiB.
+/// Receive packet buffers (8.2.3.8.9).
 pub(super) const fn rxpbsize(index: usize) -> usize {
     0x03c00 + 4 * index
 }
-pub(super) const RXPBSIZE_ALL: u32 = 512 << 10;
 /// Security of receive (8.2.3.12.5, 8.2.3.12.6): the path is halted, and is empty.
 pub(super) const SECRXCTRL: usize = 0x08d00;
 pub(super) const SECRXCTRL_RX_DIS: u32 = 1 << 1;
@@ -222,27 +285,53 @@ pub(super) const AUTOC_LMS_10G_SERIAL: u32 = 3 << 13;
 pub(super) const AUTOC2: usize = 0x042a8;
 pub(super) const AUTOC2_SERIAL_PMA: u32 = 3 << 16;
 pub(super) const AUTOC2_SERIAL_SFI: u32 = 2 << 16;
-/// The link's state (8.2.3.22.20).
+pub(super) const AUTOC2_LINK_DISABLE: u32 = 7 << 28;
+/// How far negotiation is (8.2.3.22.23); 0 until the analog side works.
+pub(super) const ANLP1: usize = 0x042b0;
+pub(super) const ANLP1_AN_STATE: u32 = 0xf << 16;
+/// The analog side of the link (8.2.3.22.32).
+pub(super) const CORECTL: usize = 0x14f00;
+/// MDIO (8.2.3.22.11, 8.2.3.22.12): the register, the device and the PHY that are meant, what is done, and that it is to be
+/// done and is under way; and the word, as it is written below and read above.
+pub(super) const MSCA: usize = 0x0425c;
+pub(super) const MSCA_DEVICE_SHIFT: u32 = 16;
+pub(super) const MSCA_PHY_SHIFT: u32 = 21;
+pub(super) const MSCA_WRITE: u32 = 1 << 26;
+pub(super) const MSCA_READ: u32 = 3 << 26;
+pub(super) const MSCA_COMMAND: u32 = 1 << 30;
+pub(super) const MSRWD: usize = 0x04260;
+/// The link's state (8.2.3.22.20). An X550 has speeds in between.
 pub(super) const LINKS: usize = 0x042a4;
 pub(super) const LINKS_UP: u32 = 1 << 30;
+pub(super) const LINKS_IN_BETWEEN: u32 = 1 << 27;
 pub(super) const LINKS_SPEED_SHIFT: u32 = 28;
+
+/// A register is looked at so often before it is given up: where others keep the processor busy, the time may be over
+/// after the first look.
+const LEAST_LOOKS: u32 = 8;
 
 /// The registers of one port.
 #[derive(Debug)]
 pub(super) struct Registers<B> {
     bar: Arc<B>,
+    family: Family,
 }
 
 impl<B: Mmio> Registers<B> {
-    /// Over the registers of BAR 0, of which `needed` bytes are used.
+    /// Over the registers of BAR 0 of a device of `family`, of which `needed` bytes are used.
     ///
     /// # Errors
     /// [`IxgbeError::Registers`] when there are not so many.
-    pub(super) fn new(bar: Arc<B>, needed: usize) -> Result<Self, IxgbeError> {
+    pub(super) fn new(bar: Arc<B>, needed: usize, family: Family) -> Result<Self, IxgbeError> {
         match bar.len() {
             found if found < needed => Err(IxgbeError::Registers { found, needed }),
-            _ => Ok(Self { bar }),
+            _ => Ok(Self { bar, family }),
         }
+    }
+
+    /// Whose they are.
+    pub(super) const fn family(&self) -> Family {
+        self.family
     }
 
     /// The registers themselves.
@@ -301,10 +390,10 @@ impl<B: Mmio> Registers<B> {
         wanted: u32,
         limit: Duration,
     ) -> Result<u32, IxgbeError> {
-        let begun = Instant::now();
+        let (begun, mut looks) = (Instant::now(), 0);
         loop {
-            // Asked before the look, so that one look comes after the limit, however long the thread slept.
-            let over = begun.elapsed() >= limit;
+            // Asked before the look, so that one look comes after the limit, and several in all, however long the thread slept.
+            let over = looks >= LEAST_LOOKS && begun.elapsed() >= limit;
             let value = self.read(register);
             if value == u32::MAX {
                 self.here()?;
@@ -315,6 +404,7 @@ impl<B: Mmio> Registers<B> {
             if over {
                 return Err(IxgbeError::Late { what, register, value, milliseconds: limit.as_millis() });
             }
+            looks += 1;
             thread::sleep(Duration::from_micros(100));
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use wirerate_eal::mmio::Mmio;
 
 use super::descriptor::{Received, Ring, Stripped};
+use super::interrupt::QueueInterrupt;
 use super::line::Line;
 use crate::drivers::reach::Reach;
 use crate::lane::Receive;
@@ -53,6 +54,7 @@ pub(super) struct IxgbeRx<B> {
     aside: Vec<Blank>,
     partial: Option<Partial>,
     stripped: Stripped,
+    interrupt: Option<QueueInterrupt>,
     registers: Arc<B>,
     /// Its tail register.
     doorbell: usize,
@@ -79,11 +81,17 @@ impl<B: Mmio> IxgbeRx<B> {
             aside: Vec::new(),
             partial: None,
             stripped: Stripped::new(strips),
+            interrupt: None,
             registers,
             doorbell,
         };
         rx.post(1);
         rx
+    }
+
+    /// Who sleeps is woken by this interrupt.
+    pub(super) fn set_interrupt(&mut self, interrupt: Option<QueueInterrupt>) {
+        self.interrupt = interrupt;
     }
 
     /// Tells the device of the buffers.
@@ -196,10 +204,17 @@ impl<B: Mmio> Receive for IxgbeRx<B> {
     }
 
     fn arm(&mut self) -> bool {
-        false
+        let Some(interrupt) = self.interrupt else { return false };
+        interrupt.ask(&self.registers);
+        // Without buffers nothing comes, and the pool has to be asked for some.
+        self.posted.len() == 0 || self.ring.received(self.posted.first()).is_some()
     }
 
-    fn disarm(&mut self) {}
+    fn disarm(&mut self) {
+        if let Some(interrupt) = self.interrupt {
+            interrupt.forget(&self.registers);
+        }
+    }
 }
 
 #[cfg(test)]

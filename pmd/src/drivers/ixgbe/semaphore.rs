@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 use wirerate_eal::mmio::Mmio;
 
 use super::error::IxgbeError;
-use super::registers::{Registers, SW_FW_SYNC, SWSM, SWSM_SMBI, SWSM_SWESMBI, SYNC_FIRMWARE_SHIFT};
+use super::registers::{
+    Registers, SW_FW_SYNC, SWSM, SWSM_SMBI, SWSM_SWESMBI, SYNC_EEPROM, SYNC_FIRMWARE_SHIFT, SYNC_FLASH,
+    SYNC_REGSMP,
+};
 
 /// How long the semaphores of SWSM are waited for. 10.5.4 gives software 10 ms to let go of them.
 const SWSM_TIME: Duration = Duration::from_millis(100);
@@ -35,7 +38,10 @@ impl<'a, B: Mmio> Taken<'a, B> {
             let over = begun.elapsed() >= SYNC_TIME;
             let gate = Gate::enter(registers)?;
             let value = registers.read(SW_FW_SYNC);
-            if value & (resource | resource << SYNC_FIRMWARE_SHIFT) == 0 {
+            // The flash of those that have one is the device's, too.
+            let flash = registers.family().has_one_semaphore() && resource & SYNC_EEPROM != 0;
+            let others = if flash { SYNC_FLASH } else { 0 };
+            if value & (resource | resource << SYNC_FIRMWARE_SHIFT | others) == 0 {
                 registers.write(SW_FW_SYNC, value | resource);
                 return Ok(Self { registers, resource });
             }
@@ -75,6 +81,10 @@ impl<'a, B: Mmio> Gate<'a, B> {
         }
         // From here on it is let go of.
         let gate = Self { registers };
+        if registers.family().has_one_semaphore() {
+            take_regsmp(registers)?;
+            return Ok(gate);
+        }
         let begun = Instant::now();
         loop {
             let over = begun.elapsed() >= SWSM_TIME;
@@ -96,6 +106,9 @@ impl<'a, B: Mmio> Gate<'a, B> {
 
 impl<B: Mmio> Drop for Gate<'_, B> {
     fn drop(&mut self) {
+        if self.registers.family().has_one_semaphore() {
+            self.registers.clear(SW_FW_SYNC, SYNC_REGSMP);
+        }
         self.registers.clear(SWSM, SWSM_SMBI | SWSM_SWESMBI);
         self.registers.flush();
     }
@@ -115,6 +128,31 @@ fn take_smbi<B: Mmio>(registers: &Registers<B>) -> Result<(), IxgbeError> {
         }
         if over {
             return Err(held("semaphore between drivers", value));
+        }
+        thread::sleep(Duration::from_micros(50));
+    }
+}
+
+/// Takes the semaphore against the firmware on devices that have it in SW_FW_SYNC: who reads it as 0 has set it.
+fn take_regsmp<B: Mmio>(registers: &Registers<B>) -> Result<(), IxgbeError> {
+    let begun = Instant::now();
+    loop {
+        let over = begun.elapsed() >= SWSM_TIME;
+        let value = registers.read(SW_FW_SYNC);
+        if value == u32::MAX {
+            registers.here()?;
+        }
+        if value & SYNC_REGSMP == 0 {
+            return Ok(());
+        }
+        if over {
+            let milliseconds = SWSM_TIME.as_millis();
+            return Err(IxgbeError::Held {
+                what: "firmware's semaphore",
+                register: SW_FW_SYNC,
+                value,
+                milliseconds,
+            });
         }
         thread::sleep(Duration::from_micros(50));
     }

@@ -1,16 +1,18 @@
 //! What a port and the thread that watches its device share: the device while it is there, and what becomes of it.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wirerate_eal::pci::PciFunction;
 
-use super::link;
 use super::queues::IxgbeLanes;
 use super::stats::Totals;
 use super::unit::Unit;
-use super::watch::{State, Watched};
+use super::watch::{State, Told, Watched};
+use super::{interrupt, link};
+use crate::drivers::interrupts::Interrupts;
 use crate::port::{DeviceStats, Link};
 
 const DOWN: Link = Link { up: false, speed: None };
@@ -91,7 +93,7 @@ impl<F: PciFunction> Shared<F> {
         if let Some(unit) = unit.as_ref().filter(|unit| unit.is_awake()) {
             totals.add(&unit.registers);
         }
-        let mut stats = totals.tell();
+        let mut stats = totals.tell(lock(&self.lanes).rx.len());
         for (name, count) in [("ixgbe_tx_copied", &*self.copied), ("ixgbe_link_changes", &self.link_changes)]
         {
             stats.extended.push((name.to_owned(), count.load(Ordering::Relaxed)));
@@ -120,8 +122,11 @@ impl<F: PciFunction> Watched for Shared<F> {
     fn state(&self) -> io::Result<Option<State>> {
         let guard = self.unit();
         let Some(unit) = guard.as_ref() else { return Ok(None) };
-        let removal = unit.function.removal().map(|fd| fd.try_clone_to_owned()).transpose()?;
-        Ok(Some(State { works: unit.is_awake(), removal }))
+        let own = |fd: Option<BorrowedFd<'_>>| fd.map(|fd| fd.try_clone_to_owned()).transpose();
+        let removal = own(unit.function.removal())?;
+        let is_line = matches!(unit.interrupts, Interrupts::Line(_));
+        let told = own(unit.interrupts.config_fd())?.map(|fd| Told { fd, is_line });
+        Ok(Some(State { works: unit.is_awake(), removal, told }))
     }
 
     fn lose(&self, why: &str) {
@@ -137,16 +142,25 @@ impl<F: PciFunction> Watched for Shared<F> {
     }
 
     /// Takes over its counts, before these are full, and its link.
-    fn look(&self) -> bool {
-        let guard = self.unit();
-        let Some(unit) = guard.as_ref() else { return false };
+    fn look(&self, interrupt: bool) -> bool {
+        let mut guard = self.unit();
+        let Some(unit) = guard.as_mut() else { return false };
         if !unit.is_awake() {
             return true;
+        }
+        if let Err(error) = unit.look_for_module() {
+            tracing::debug!("{}: {error}", self.name);
+        }
+        if interrupt {
+            interrupt::take(&unit.registers);
         }
         let counted = lock(&self.totals).add(&unit.registers);
         match link::now(&unit.registers) {
             Ok(now) if counted => {
                 self.note(now);
+                if interrupt && matches!(unit.interrupts, Interrupts::Line(_)) {
+                    unit.function.unmask_intx();
+                }
                 true
             }
             _ => {

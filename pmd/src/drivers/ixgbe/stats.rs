@@ -16,7 +16,7 @@ enum Register {
 use Register::{Long, Short};
 
 /// What the whole port counts, by DPDK's names.
-const PORT: [(&str, Register); 33] = [
+const PORT: [(&str, Register); 42] = [
     ("rx_crc_errors", Short(0x04000)),
     ("rx_illegal_byte_errors", Short(0x04004)),
     ("rx_error_bytes", Short(0x04008)),
@@ -24,6 +24,8 @@ const PORT: [(&str, Register); 33] = [
     ("mac_local_errors", Short(0x04034)),
     ("mac_remote_errors", Short(0x04038)),
     ("rx_length_errors", Short(0x04040)),
+    ("tx_xon_packets", Short(0x03f60)),
+    ("tx_xoff_packets", Short(0x03f68)),
     ("rx_xon_packets", Short(0x041a4)),
     ("rx_xoff_packets", Short(0x041a8)),
     ("rx_size_64_packets", Short(0x0405c)),
@@ -47,9 +49,16 @@ const PORT: [(&str, Register); 33] = [
     ("tx_total_packets", Short(0x040d4)),
     ("tx_size_64_packets", Short(0x040d8)),
     ("tx_size_65_to_127_packets", Short(0x040dc)),
+    ("tx_size_128_to_255_packets", Short(0x040e0)),
+    ("tx_size_256_to_511_packets", Short(0x040e4)),
+    ("tx_size_512_to_1023_packets", Short(0x040e8)),
     ("tx_size_1024_to_max_packets", Short(0x040ec)),
     ("tx_multicast_packets", Short(0x040f0)),
     ("tx_broadcast_packets", Short(0x040f4)),
+    ("rx_management_packets", Short(0x040b4)),
+    ("rx_management_dropped", Short(0x040b8)),
+    ("tx_management_packets", Short(0x0cf90)),
+    ("rx_l3_l4_xsum_error", Short(0x04120)),
 ];
 
 /// Packets that found no room in a packet buffer (MPC), one register for each of 8.
@@ -62,6 +71,16 @@ const fn no_descriptor(set: usize) -> Register {
     Short(0x01430 + 0x40 * set)
 }
 const SETS: usize = 16;
+/// What a set counts of its queue, both ways.
+const fn of_queue(set: usize) -> [(&'static str, Register); 4] {
+    let [rx, tx] = [0x01034 + 0x40 * set, 0x08700 + 8 * set];
+    [
+        ("rx_packets", Short(0x01030 + 0x40 * set)),
+        ("rx_bytes", Long(rx, rx + 4)),
+        ("tx_packets", Short(0x08680 + 4 * set)),
+        ("tx_bytes", Long(tx, tx + 4)),
+    ]
+}
 /// Which set counts for queues: four queues a register, a byte each (8.2.3.23.71, 8.2.3.23.73).
 const SET_OF_QUEUES: [usize; 2] = [0x02300, 0x08600];
 
@@ -69,13 +88,14 @@ const SET_OF_QUEUES: [usize; 2] = [0x02300, 0x08600];
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Totals {
     port: [u64; PORT.len()],
+    queues: [[u64; 4]; SETS],
     missed: u64,
     no_descriptor: u64,
 }
 
 impl Default for Totals {
     fn default() -> Self {
-        Self { port: [0; PORT.len()], missed: 0, no_descriptor: 0 }
+        Self { port: [0; PORT.len()], queues: [[0; 4]; SETS], missed: 0, no_descriptor: 0 }
     }
 }
 
@@ -102,6 +122,11 @@ impl Totals {
         for (total, (_, register)) in sum.port.iter_mut().zip(PORT) {
             *total += read(registers, register);
         }
+        for (set, totals) in sum.queues.iter_mut().enumerate() {
+            for (total, (_, register)) in totals.iter_mut().zip(of_queue(set)) {
+                *total += read(registers, register);
+            }
+        }
         sum.missed += (0..BUFFERS).map(|buffer| read(registers, missed(buffer))).sum::<u64>();
         sum.no_descriptor += (0..SETS).map(|set| read(registers, no_descriptor(set))).sum::<u64>();
         // One that went meanwhile has counted all ones.
@@ -112,10 +137,15 @@ impl Totals {
         here
     }
 
-    /// The sums, by their names.
-    pub(super) fn tell(&self) -> DeviceStats {
+    /// The sums, by their names, with those of so many queues.
+    pub(super) fn tell(&self, queues: usize) -> DeviceStats {
         let mut extended: Vec<(String, u64)> =
             PORT.iter().zip(self.port).map(|((name, _), total)| ((*name).to_owned(), total)).collect();
+        for (queue, totals) in self.queues.iter().enumerate().take(queues) {
+            for (total, (name, _)) in totals.iter().zip(of_queue(queue)) {
+                extended.push((format!("device_q{queue}_{name}"), *total));
+            }
+        }
         extended.push(("rx_missed_packets".to_owned(), self.missed));
         extended.push(("rx_no_descriptor_packets".to_owned(), self.no_descriptor));
         DeviceStats { missed: self.missed + self.no_descriptor, extended }

@@ -2,20 +2,21 @@
 
 use wirerate_eal::pci::PciFunction;
 
+use super::chip::{Chip, Family};
 use super::error::IxgbeError;
 use super::filters;
+use super::flow::{self, FlowControl};
 use super::init::{self, Filter};
+use super::interrupt::{self, MOST_VECTORS};
 use super::link::{self, Media};
+use super::phy;
 use super::queues::{IxgbeLanes, Mappings, QueuePlan};
 use super::registers::{DCTL_ENABLE, DCTL_SWFLSH, LEN, Registers, rxdctl, tdbal, txdctl};
+use super::sfp::{self, Module};
 use super::stats;
+use crate::drivers::interrupts::Interrupts;
 use crate::net::MacAddress;
 use crate::port::RssConfig;
-
-/// The vendor, and the devices: those with a cage for SFP+ modules, and those for backplanes or CX4 (DPDK's and Linux's lists).
-pub(super) const VENDOR: u16 = 0x8086;
-pub(super) const SFP: [u16; 6] = [0x10fb, 0x1507, 0x1529, 0x154a, 0x154d, 0x1557];
-pub(super) const BACKPLANE: [u16; 6] = [0x10f7, 0x10f8, 0x10f9, 0x1514, 0x1517, 0x152a];
 
 /// How a device is to be started.
 #[derive(Debug)]
@@ -23,6 +24,9 @@ pub(super) struct Plan {
     pub(super) queues: QueuePlan,
     pub(super) mac: MacAddress,
     pub(super) filter: Filter,
+    pub(super) flow: FlowControl,
+    /// Whether modules are used that are not known to work.
+    pub(super) any_module: bool,
     /// The only VLANs that are received; none receives all.
     pub(super) vlans: Option<Vec<u16>>,
     /// How received frames are spread over queues.
@@ -40,6 +44,10 @@ pub(super) struct Unit<F: PciFunction> {
     /// Not at rest: the device may use memory.
     awake: bool,
     media: Media,
+    /// The module in the cage, once it was found.
+    module: Option<Module>,
+    any_module: bool,
+    pub(super) interrupts: Interrupts,
     pub(super) mappings: Option<Mappings>,
     pub(super) registers: Registers<F::Bar>,
     /// The last that is dropped.
@@ -57,17 +65,28 @@ impl<F: PciFunction> Unit<F> {
             return Err(IxgbeError::Gone);
         }
         let (vendor, device) = (identity as u16, (identity >> 16) as u16);
-        let media = match device {
-            _ if vendor != VENDOR => None,
-            _ if SFP.contains(&device) => Some(Media::Sfp),
-            _ if BACKPLANE.contains(&device) => Some(Media::Backplane),
-            _ => None,
-        };
-        let media = media.ok_or(IxgbeError::Foreign { vendor, device })?;
-        let registers = Registers::new(function.bar(0)?, LEN)?;
+        let chip = Chip::of(vendor, device).ok_or(IxgbeError::Foreign { vendor, device })?;
+        let (family, media) = (chip.family, chip.media);
+        if family != Family::I82599 {
+            tracing::warn!(
+                "{name}: this driver was run against no model and no card of an {}, only against a model of the 82599",
+                family.name()
+            );
+        }
+        let registers = Registers::new(function.bar(0)?, LEN, family)?;
         // Whatever it did before, it does not reach memory from here on.
         function.set_bus_master(false)?;
-        let unit = Self { name: name.to_owned(), awake: false, media, mappings: None, registers, function };
+        let unit = Self {
+            name: name.to_owned(),
+            awake: false,
+            media,
+            module: None,
+            any_module: false,
+            interrupts: Interrupts::None,
+            mappings: None,
+            registers,
+            function,
+        };
         init::reset(&unit.registers)?;
         super::eeprom::check(&unit.registers)?;
         let mac = init::address(&unit.registers)?;
@@ -84,10 +103,13 @@ impl<F: PciFunction> Unit<F> {
         // 4.6.3, step by step.
         init::reset(&self.registers)?;
         self.function.set_bus_master(true)?;
-        link::set_up(&self.registers, self.media)?;
+        self.interrupts = Interrupts::enable(&self.name, &self.function, plan.queues.receives, MOST_VECTORS);
+        self.any_module = plan.any_module;
+        self.start_link()?;
         stats::clear(&self.registers);
         stats::prepare(&self.registers);
         init::prepare(&self.registers, plan.mac);
+        flow::set_up(&self.registers, plan.flow);
         for (index, mac) in plan.addresses.iter().enumerate() {
             init::set_address(&self.registers, index + 1, Some(*mac));
         }
@@ -106,12 +128,53 @@ impl<F: PciFunction> Unit<F> {
         // the port stopped.
         unsafe {
             plan.queues.transmit(&self.registers, tdbal(0), mappings, lanes)?;
-            plan.queues.receive(&self.registers, mappings, lanes)?;
+            plan.queues.receive(&self.registers, (&interrupt::OF_PORT, &self.interrupts), mappings, lanes)?;
         }
         if plan.queues.receives > 0 {
             init::receive_on(&self.registers)?;
         }
+        interrupt::set_up(&self.registers, &self.interrupts, plan.queues.receives);
         self.registers.here()
+    }
+
+    /// Sets up the module, if there is one, and the link.
+    fn start_link(&mut self) -> Result<(), IxgbeError> {
+        self.module = None;
+        if self.media == Media::Sfp && !self.find_module()? {
+            tracing::warn!("{}: there is no module in its cage; one that is put in is used", self.name);
+        }
+        if self.media == Media::Copper
+            && let Err(error) = phy::power_up(&self.registers, init::port(&self.registers))
+        {
+            if let IxgbeError::Gone = error {
+                return Err(error);
+            }
+            tracing::warn!("{}: {error}; the link is as the firmware has it", self.name);
+        }
+        link::set_up(&self.registers, self.media)
+    }
+
+    /// Looks for a module and sets it up; whether there is one.
+    fn find_module(&mut self) -> Result<bool, IxgbeError> {
+        let port = init::port(&self.registers);
+        let Some(module) = Module::find(&self.registers, port)? else { return Ok(false) };
+        module.check(&self.registers, self.any_module)?;
+        sfp::initialise(&self.registers, &module, port)?;
+        sfp::laser_on(&self.registers);
+        tracing::info!("{}: the module in its cage is {module}", self.name);
+        self.module = Some(module);
+        Ok(true)
+    }
+
+    /// Uses a module that was put into a cage which was empty.
+    ///
+    /// # Errors
+    /// [`IxgbeError`] when it cannot be used; it is looked for again then.
+    pub(super) fn look_for_module(&mut self) -> Result<(), IxgbeError> {
+        if self.media == Media::Sfp && self.module.is_none() && self.find_module()? {
+            link::set_up(&self.registers, self.media)?;
+        }
+        Ok(())
     }
 
     /// Whether the device works.
@@ -145,6 +208,7 @@ impl<F: PciFunction> Unit<F> {
             tracing::debug!("{}: {error}", self.name);
         }
         self.function.disable_interrupts();
+        self.interrupts = Interrupts::None;
     }
 }
 

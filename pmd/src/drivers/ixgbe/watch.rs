@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::event::PollFlags;
+
 use crate::vhost_user::Wake;
 use crate::vhost_user::wake::{Waited, wait};
-use rustix::event::PollFlags;
 
 /// How often a device that works is looked at. Its counts of bytes, of 36 bits, are full after 55 s at 10 Gb/s.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -24,8 +25,9 @@ pub(super) trait Watched: Send + Sync + 'static {
     /// When the system gives no descriptor.
     fn state(&self) -> io::Result<Option<State>>;
 
-    /// Looks how a device that works is. False when it is gone, and all that belonged to it was given back.
-    fn look(&self) -> bool;
+    /// Looks how a device that works is, after an `interrupt` or because it is time. False when it is gone, and all that
+    /// belonged to it was given back.
+    fn look(&self, interrupt: bool) -> bool;
 
     /// Gives up a device that is gone, or is wanted back.
     fn lose(&self, why: &str);
@@ -38,6 +40,16 @@ pub(super) struct State {
     pub(super) works: bool,
     /// Readable when the system wants it back.
     pub(super) removal: Option<OwnedFd>,
+    /// What it tells by, if it does.
+    pub(super) told: Option<Told>,
+}
+
+/// What becomes readable when a device has something to tell.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) fd: OwnedFd,
+    /// An interrupt line: it is unmasked after the look, and its descriptor not read.
+    pub(super) is_line: bool,
 }
 
 /// A running watch. Dropping it ends the thread and waits for that.
@@ -54,7 +66,7 @@ impl Watch {
     /// # Errors
     /// When the system gives no descriptor or thread.
     pub(super) fn begin<W: Watched>(shared: &Arc<W>) -> io::Result<Option<Self>> {
-        let Some(State { works, removal }) = shared.state()? else { return Ok(None) };
+        let Some(State { works, removal, told }) = shared.state()? else { return Ok(None) };
         if !works && removal.is_none() {
             return Ok(None);
         }
@@ -62,7 +74,7 @@ impl Watch {
         let (theirs, shared) = (wake.clone(), Arc::clone(shared));
         let thread = thread::Builder::new()
             .name(shared.name().to_owned())
-            .spawn(move || run(&*shared, works, removal.as_ref(), &theirs))?;
+            .spawn(move || run(&*shared, works, told.as_ref(), removal.as_ref(), &theirs))?;
         Ok(Some(Self { wake, thread: Some(thread) }))
     }
 }
@@ -78,18 +90,24 @@ impl Drop for Watch {
     }
 }
 
-fn run<W: Watched>(shared: &W, works: bool, removal: Option<&OwnedFd>, wake: &Wake) {
-    let fds: Vec<BorrowedFd<'_>> = removal.into_iter().map(AsFd::as_fd).collect();
+fn run<W: Watched>(shared: &W, works: bool, told: Option<&Told>, removal: Option<&OwnedFd>, wake: &Wake) {
+    let fds: Vec<BorrowedFd<'_>> =
+        removal.into_iter().chain(told.map(|told| &told.fd)).map(AsFd::as_fd).collect();
     loop {
         let deadline = works.then(|| Instant::now() + PERIOD);
         match wait(&fds, PollFlags::IN, Some(wake.as_fd()), deadline) {
             Ok(Waited::Woken) => return,
-            Ok(Waited::Ready(_)) => {
+            Ok(Waited::Ready(0)) if removal.is_some() => {
                 shared.lose("the system wants the device back");
                 return;
             }
-            Ok(Waited::TimedOut) => {
-                if !shared.look() {
+            Ok(ready) => {
+                let interrupt = ready != Waited::TimedOut;
+                if let (true, Some(Told { fd, is_line: false })) = (interrupt, told) {
+                    // An eventfd that is readable: this resets it, and does not wait.
+                    let _ = rustix::io::read(fd, &mut [0; 8]);
+                }
+                if !shared.look(interrupt) {
                     return;
                 }
             }

@@ -59,6 +59,11 @@ impl Row {
         median(self.runs.iter().map(cost)).unwrap_or(f64::NAN)
     }
 
+    /// The least of all runs, in which others disturbed least.
+    fn least(&self) -> f64 {
+        self.runs.iter().map(|run| run.forward).fold(f64::INFINITY, f64::min)
+    }
+
     fn to_json(&self) -> serde_json::Value {
         let runs = |cost: fn(&Costs) -> f64| self.runs.iter().map(cost).collect::<Vec<_>>();
         serde_json::json!({
@@ -66,6 +71,7 @@ impl Row {
             "receive": self.median(|run| run.receive),
             "transmit": self.median(|run| run.transmit),
             "forward": self.median(|run| run.forward),
+            "least": self.least(),
             "runs": {
                 "receive": runs(|run| run.receive),
                 "transmit": runs(|run| run.transmit),
@@ -217,7 +223,7 @@ fn fastest(mut runs: Vec<f64>) -> f64 {
 fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["burst", "receive", "transmit", "forward"]);
+    table.set_header(["burst", "receive", "transmit", "forward", "least"]);
     for row in rows {
         let number = |cost: fn(&Costs) -> f64| format!("{:.1}", row.median(cost));
         table.add_row([
@@ -225,6 +231,7 @@ fn table(rows: &[Row]) -> Table {
             number(|run| run.receive),
             number(|run| run.transmit),
             number(|run| run.forward),
+            format!("{:.1}", row.least()),
         ]);
     }
     for column in table.column_iter_mut() {

@@ -160,9 +160,8 @@ impl Mailbox {
         self.seen &= !MAILBOX_PFSTS;
         let words = std::array::from_fn(|at| registers.read(vfmbmem(at)));
         registers.write(VFMAILBOX, MAILBOX_ACK);
-        if words[0] == u32::MAX {
-            registers.here()?;
-        }
+        // One that went meanwhile has said all ones, at its end or from its beginning.
+        registers.here()?;
         Ok(words)
     }
 

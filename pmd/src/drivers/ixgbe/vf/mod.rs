@@ -3,11 +3,15 @@
 //!
 //! It has some of its port's queues, and registers for nothing else: which frames come in, and how long they may be, the
 //! physical function decides, which is asked by a mailbox. Its driver is somebody else's, so nothing of what it says is
-//! trusted, and it is waited for with a limit. When it was reset, the function is brought up again, and its queues stay.
+//! trusted, and it is waited for with a limit. When it was reset, which an interrupt tells, the function is brought up again,
+//! and its queues stay.
 //!
 //! Of tagged frames only those of VLANs that were [asked for](crate::PortConfig::vlan_filter) come in. Promiscuity, which is
 //! over VLANs, too, takes a physical function that lets it, and an 82599's cannot; a port that starts does with less then,
 //! all groups or its own.
+//!
+//! Virtual functions of the X540 and the X550 have the same registers, as far as they are used here, and no model of them was
+//! run. An X550's spreads no packets: it would have to be told itself how.
 //!
 //! | parameter | |
 //! |---|---|
@@ -39,17 +43,16 @@ use wirerate_eal::pci::PciFunction;
 use self::shared::Shared;
 use self::talk::{MOST_GROUPS, Talk};
 use self::unit::{Plan, Unit};
+use super::chip::{Family, VENDOR};
 use super::error::IxgbeError;
 use super::init::Filter;
 use super::offload;
 use super::options::Options;
-use super::queues::{IxgbeLanes, Mappings, QueuePlan};
+use super::queues::{self, IxgbeLanes, Mappings, QueuePlan};
 use super::registers::Registers;
 use super::rings::RingMemory;
-use super::rx::{ROOM_STEP, room_of};
-use super::unit::VENDOR;
 use super::watch::Watch;
-use super::{BESIDE, LEAST_MTU, longest};
+use super::{check_mtu, longest};
 use crate::net::MacAddress;
 use crate::packet::Offload;
 use crate::port::{
@@ -59,11 +62,13 @@ use crate::port::{
 /// The driver's name, DPDK's.
 pub const NAME: &str = "net_ixgbe_vf";
 
-/// The devices.
-const DEVICES: [u16; 1] = [0x10ed];
+/// The devices: virtual functions of the 82599, the X540 and the X550 (DPDK's and Linux's lists).
+const DEVICES: [(u16, Family); 3] =
+    [(0x10ed, Family::I82599), (0x1515, Family::X540), (0x1565, Family::X550)];
 
 /// What the devices are known by: vendor and device.
-pub const IDS: [(u16, u16); 1] = [(VENDOR, DEVICES[0])];
+pub const IDS: [(u16, u16); DEVICES.len()] =
+    [(VENDOR, DEVICES[0].0), (VENDOR, DEVICES[1].0), (VENDOR, DEVICES[2].0)];
 
 /// The longest frame in bytes, frame check sequence included, that physical functions let their virtual ones have.
 const LONGEST: usize = 9728;
@@ -138,6 +143,7 @@ impl<F: PciFunction> IxgbeVf<F> {
                 memory: Arc::clone(&self.memory),
                 pool,
                 strips: config.rx_offloads.contains(Offload::RX_VLAN_STRIPPED),
+                drops: true,
                 copied: Arc::clone(&self.shared.copied),
             },
             mac: self.mac,
@@ -168,13 +174,7 @@ impl<F: PciFunction> IxgbeVf<F> {
     }
 
     fn check_mtu(&self, mtu: usize) -> Result<(), PortError> {
-        let most = LONGEST - BESIDE;
-        match (LEAST_MTU..=most).contains(&mtu) {
-            true => Ok(()),
-            false => {
-                Err(self.problem(&format!("an MTU of {mtu}, and the device takes {LEAST_MTU} to {most}")))
-            }
-        }
+        check_mtu(mtu, LONGEST).map_err(|problem| self.problem(&problem))
     }
 
     fn change_filter(&mut self, filter: Filter) -> Result<(), PortError> {
@@ -198,19 +198,7 @@ impl<F: PciFunction> Device for IxgbeVf<F> {
     }
 
     fn configure(&mut self, config: &PortConfig) -> Result<(), PortError> {
-        let Some(pool) = &config.pool else {
-            return Err(self.problem(
-                &"the memory of its packets is mapped for the device, and the configuration has no pool: give it one also when \
-                 it only sends",
-            ));
-        };
-        if room_of(pool.data_room()) == 0 {
-            return Err(self.problem(&format!(
-                "the mbufs of pool \"{}\" have room for {} bytes, and its buffers are of {ROOM_STEP} at least",
-                pool.name(),
-                pool.data_room()
-            )));
-        }
+        let pool = queues::pool_of(config).map_err(|problem| self.problem(&problem))?;
         config.mtu.map_or(Ok(()), |mtu| self.check_mtu(mtu))?;
         let mut guard = self.shared.unit();
         let unit = guard.as_mut().ok_or_else(|| self.problem(&IxgbeError::Gone))?;

@@ -10,10 +10,24 @@ pub(super) const VFCTRL_RST: u32 = 1 << 26;
 /// The link's state, as LINKS of the physical function has it.
 pub(super) const VFLINKS: usize = 0x00010;
 
-/// Interrupt causes, which reading clears, and the masks of which writing ones takes them out.
+/// Interrupt causes, which reading clears, and their masks, by which writing ones lets them through and keeps them back.
 pub(super) const VTEICR: usize = 0x00100;
+pub(super) const VTEIMS: usize = 0x00108;
 pub(super) const VTEIMC: usize = 0x0010c;
 pub(super) const VTEIMC_ALL: u32 = 0b111;
+/// Causes that clear themselves, and that mask themselves, when they are told of.
+pub(super) const VTEIAC: usize = 0x00110;
+pub(super) const VTEIAM: usize = 0x00114;
+/// Vectors, and how far apart the interrupts of the first two are.
+pub(super) const VECTORS: u16 = 3;
+pub(super) const fn vteitr(vector: usize) -> usize {
+    0x00820 + 4 * vector
+}
+/// Which vectors queues have, two queues a register, and which the mailbox.
+pub(super) const fn vtivar(pair: usize) -> usize {
+    0x00120 + 4 * pair
+}
+pub(super) const VTIVAR_MISC: usize = 0x00140;
 
 /// The mailbox's words.
 pub(super) const fn vfmbmem(word: usize) -> usize {

@@ -2,6 +2,7 @@
 //! the physical function was reset, the thread brings the virtual one up again, with the same queues.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +13,7 @@ use super::stats::Totals;
 use super::unit::{Plan, Unit};
 use crate::drivers::ixgbe::error::IxgbeError;
 use crate::drivers::ixgbe::queues::IxgbeLanes;
-use crate::drivers::ixgbe::watch::{State, Watched};
+use crate::drivers::ixgbe::watch::{State, Told, Watched};
 use crate::port::{DeviceStats, Link};
 
 const DOWN: Link = Link { up: false, speed: None };
@@ -55,14 +56,14 @@ impl<F: PciFunction> Work<F> {
         Ok(())
     }
 
-    /// Stops the function: its rings come out of the lanes, it lets go of them, and only then do their packets go home.
+    /// Pauses the function: its rings come out of the lanes, it lets go of them, and only then do their packets go home.
     fn end(&self, unit: &mut Unit<F>, totals: &mut Totals) {
         let rx: Vec<_> = self.lanes.rx.iter().filter_map(|lane| lane.remove()).collect();
         let tx: Vec<_> = self.lanes.tx.iter().filter_map(|lane| lane.remove()).collect();
         if unit.is_awake() {
             totals.add(&unit.registers);
         }
-        unit.halt();
+        unit.pause();
         drop((rx, tx));
     }
 }
@@ -114,6 +115,7 @@ impl<F: PciFunction> Shared<F> {
         if let Some(work) = lock(&self.work).take() {
             work.end(unit, &mut lock(&self.totals));
         }
+        unit.halt();
         *lock(&self.link) = DOWN;
     }
 
@@ -226,11 +228,15 @@ impl<F: PciFunction> Watched for Shared<F> {
     fn state(&self) -> io::Result<Option<State>> {
         let guard = self.unit();
         let Some(unit) = guard.as_ref() else { return Ok(None) };
-        let removal = unit.function.removal().map(|fd| fd.try_clone_to_owned()).transpose()?;
-        Ok(Some(State { works: unit.is_awake(), removal }))
+        let own = |fd: Option<BorrowedFd<'_>>| fd.map(|fd| fd.try_clone_to_owned()).transpose();
+        let removal = own(unit.function.removal())?;
+        // What a line would tell of is not told apart, and a virtual function has none.
+        let told = unit.interrupts.config_vector().and_then(|_| unit.interrupts.config_fd());
+        let told = own(told)?.map(|fd| Told { fd, is_line: false });
+        Ok(Some(State { works: unit.is_awake(), removal, told }))
     }
 
-    fn look(&self) -> bool {
+    fn look(&self, _: bool) -> bool {
         let mut guard = self.unit();
         let Some(unit) = guard.as_mut() else { return false };
         let followed = self.follow(unit);

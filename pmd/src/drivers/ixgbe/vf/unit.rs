@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use wirerate_eal::pci::PciFunction;
 
+use super::DEVICES;
 use super::registers::{
-    LEN, VFCTRL, VFCTRL_RST, VFLINKS, VFPSRTYPE, VFPSRTYPE_RQPL_SHIFT, VFTDBAL, VTEICR, VTEIMC, VTEIMC_ALL,
-    vftdwbah, vftdwbal, vftxdctl,
+    LEN, VECTORS, VFCTRL, VFCTRL_RST, VFLINKS, VFPSRTYPE, VFPSRTYPE_RQPL_SHIFT, VFTDBAL, VTEIAC, VTEIAM,
+    VTEICR, VTEIMC, VTEIMC_ALL, VTEIMS, VTIVAR_MISC, vftdwbah, vftdwbal, vftxdctl, vteitr, vtivar,
 };
 use super::talk::Talk;
-use super::{DEVICES, VENDOR};
+use crate::drivers::interrupts::Interrupts;
+use crate::drivers::ixgbe::chip::{Family, VENDOR};
 use crate::drivers::ixgbe::error::IxgbeError;
 use crate::drivers::ixgbe::init::Filter;
+use crate::drivers::ixgbe::interrupt::{INTERVAL, Places};
 use crate::drivers::ixgbe::link;
 use crate::drivers::ixgbe::queues::{IxgbeLanes, Mappings, QueuePlan};
-use crate::drivers::ixgbe::registers::{DCTL_ENABLE, DCTL_SWFLSH, Registers, rxdctl};
+use crate::drivers::ixgbe::registers::{DCTL_ENABLE, DCTL_SWFLSH, EITR_SHIFT, IVAR_VALID, Registers, rxdctl};
 use crate::net::MacAddress;
 use crate::port::Link;
 
@@ -23,6 +26,8 @@ use crate::port::Link;
 const SETTLE: Duration = Duration::from_millis(10);
 /// Queues that a function has registers of.
 const QUEUES: usize = 8;
+/// Where queues ask for interrupts.
+const OF_VF: Places = Places { cause: VTEICR, set: VTEIMS, clear: VTEIMC };
 
 /// How a function is to be started.
 #[derive(Debug)]
@@ -56,6 +61,7 @@ pub(super) struct Unit<F: PciFunction> {
     /// The port's administrator lets it have a link.
     may_have_link: bool,
     pub(super) talk: Talk,
+    pub(super) interrupts: Interrupts,
     pub(super) mappings: Option<Mappings>,
     pub(super) registers: Registers<F::Bar>,
     /// The last that is dropped.
@@ -73,10 +79,15 @@ impl<F: PciFunction> Unit<F> {
             return Err(IxgbeError::Gone);
         }
         let (vendor, device) = (identity as u16, (identity >> 16) as u16);
-        if vendor != VENDOR || !DEVICES.contains(&device) {
-            return Err(IxgbeError::Foreign { vendor, device });
+        let known = DEVICES.iter().find(|(known, _)| vendor == VENDOR && device == *known);
+        let (_, family) = *known.ok_or(IxgbeError::Foreign { vendor, device })?;
+        if family != Family::I82599 {
+            tracing::warn!(
+                "{name}: this driver was run against no model and no card of an {}, only against a model of the 82599",
+                family.name()
+            );
         }
-        let registers = Registers::new(function.bar(0)?, LEN)?;
+        let registers = Registers::new(function.bar(0)?, LEN, family)?;
         // Whatever it did before, it does not reach memory from here on.
         function.set_bus_master(false)?;
         let name = name.to_owned();
@@ -85,6 +96,7 @@ impl<F: PciFunction> Unit<F> {
             awake: false,
             may_have_link: true,
             talk: Talk::default(),
+            interrupts: Interrupts::None,
             mappings: None,
             registers,
             function,
@@ -131,6 +143,10 @@ impl<F: PciFunction> Unit<F> {
         self.awake = true;
         self.reset()?;
         self.function.set_bus_master(true)?;
+        if matches!(self.interrupts, Interrupts::None) {
+            let receives = plan.queues.receives;
+            self.interrupts = Interrupts::enable(&self.name, &self.function, receives, VECTORS);
+        }
         let given = self.talk.begin(&self.registers)?;
         let queues = self.talk.queues(&self.registers)?;
         if queues < plan.queues.receives.max(plan.queues.sends) {
@@ -167,9 +183,29 @@ impl<F: PciFunction> Unit<F> {
         // when it was halted.
         unsafe {
             plan.queues.transmit(registers, VFTDBAL, mappings, lanes)?;
-            plan.queues.receive(registers, mappings, lanes)?;
+            plan.queues.receive(registers, (&OF_VF, &self.interrupts), mappings, lanes)?;
         }
-        registers.here()
+        self.interrupts_on(plan.queues.receives);
+        self.registers.here()
+    }
+
+    /// Lets the function tell of the mailbox, and of packets once a queue asks for that.
+    fn interrupts_on(&self, receives: u16) {
+        let (registers, interrupts) = (&self.registers, &self.interrupts);
+        let Some(own) = interrupts.config_vector() else { return };
+        let entry = |vector: u16| IVAR_VALID | u32::from(vector);
+        for pair in 0..receives.div_ceil(2) {
+            let of = |queue| interrupts.receive_vector(queue).filter(|_| queue < receives).map_or(0, entry);
+            registers.write(vtivar(pair.into()), of(2 * pair) | of(2 * pair + 1) << 16);
+        }
+        registers.write(VTIVAR_MISC, entry(own));
+        let queues = (1..=interrupts.receive_vectors()).fold(0, |bits, vector| bits | 1 << vector);
+        registers.write(VTEIAC, queues | 1 << own);
+        registers.write(VTEIAM, queues);
+        for vector in 0..=usize::from(interrupts.receive_vectors().min(1)) {
+            registers.write(vteitr(vector), INTERVAL << EITR_SHIFT);
+        }
+        registers.write(VTEIMS, 1 << own);
     }
 
     /// Whether the function works.
@@ -188,11 +224,20 @@ impl<F: PciFunction> Unit<F> {
         }
         let lost = self.talk.mailbox.is_lost(&self.registers)?;
         let down = Link { up: false, speed: None };
-        Ok(if lost || !self.may_have_link { down } else { link::decode(links) })
+        Ok(if lost || !self.may_have_link { down } else { link::decode(links, self.registers.family()) })
     }
 
-    /// Makes the function let go of all memory, whether it works or is gone. Rings and packets can be dropped afterwards.
+    /// As [`pause`](Self::pause), and it tells nothing any more.
     pub(super) fn halt(&mut self) {
+        self.pause();
+        if !matches!(std::mem::take(&mut self.interrupts), Interrupts::None) {
+            self.function.disable_interrupts();
+        }
+    }
+
+    /// Makes the function let go of all memory, whether it works or is gone. Rings and packets can be dropped afterwards. It
+    /// can be started anew, by the same interrupts.
+    pub(super) fn pause(&mut self) {
         if !std::mem::replace(&mut self.awake, false) {
             return;
         }
@@ -205,7 +250,6 @@ impl<F: PciFunction> Unit<F> {
         if let Err(error) = self.function.set_bus_master(false) {
             tracing::debug!("{}: {error}", self.name);
         }
-        self.function.disable_interrupts();
     }
 }
 

@@ -18,7 +18,6 @@
 //! | `capability` | where registers are |
 //! | `common` | what they mean, and resets |
 //! | `config` | what the device says of itself |
-//! | `interrupts` | how it tells of changes |
 //! | `control` | commands |
 //! | `wishes` | what it has to be told again after a reset |
 //! | `unit` | a device, brought up and at rest |
@@ -29,7 +28,6 @@ mod common;
 mod config;
 mod control;
 mod error;
-mod interrupts;
 mod options;
 mod shared;
 mod unit;

@@ -11,8 +11,8 @@ use super::common::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NO_VECTOR, Regi
 use super::config::{NetConfig, Now};
 use super::control::{Command, ControlQueue, LEAST_SIZE};
 use super::error::VirtioPciError;
-use super::interrupts::Interrupts;
 use super::wishes::Wishes;
+use crate::drivers::interrupts::Interrupts;
 use crate::drivers::reach::{Range, Reach};
 use crate::drivers::virtio::pairs::{Made, Pairs};
 use crate::drivers::virtio::rings::RingMemory;
@@ -169,8 +169,8 @@ impl<F: PciFunction> Unit<F> {
         self.features = features;
 
         self.function.set_bus_master(true)?;
-        self.interrupts = Interrupts::enable(&self.name, &self.function, plan.receives);
-        if !self.registers.set_config_vector(self.interrupts.config_vector()) {
+        self.interrupts = Interrupts::enable(&self.name, &self.function, plan.receives, u16::MAX);
+        if !self.registers.set_config_vector(self.interrupts.config_vector().unwrap_or(NO_VECTOR)) {
             tracing::warn!("{}: it takes no interrupt for its configuration", self.name);
         }
         let mappings = self.mappings.as_ref().ok_or(VirtioPciError::Missing { what: "mapped memory" })?;
@@ -189,7 +189,7 @@ impl<F: PciFunction> Unit<F> {
             // dropped when the port stopped.
             let made = unsafe { makes.receive(pair, size, kick) };
             let made = made.ok_or_else(|| no_memory(2 * pair, size))?;
-            let vector = self.interrupts.receive_vector(pair);
+            let vector = self.interrupts.receive_vector(pair).unwrap_or(NO_VECTOR);
             match self.interrupts.receive_fd(pair) {
                 Some(fd) if pair < plan.receives => rx.bell().listen_to(fd).map_err(|source| {
                     VirtioPciError::System { doing: "listening to an interrupt", source }

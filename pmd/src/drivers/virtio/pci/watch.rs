@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 use wirerate_eal::pci::PciFunction;
 
-use super::interrupts::Interrupts;
 use super::shared::{Looked, Shared};
+use crate::drivers::interrupts::Interrupts;
 use crate::packet::MbufPool;
 use crate::vhost_user::Wake;
 use crate::vhost_user::wake::{Waited, wait};
