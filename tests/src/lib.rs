@@ -19,6 +19,7 @@ pub mod hugepages;
 pub mod namespace;
 pub mod needs;
 pub mod network;
+pub mod nic_server;
 pub mod output;
 pub mod program;
 pub mod repository;

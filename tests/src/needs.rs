@@ -10,7 +10,7 @@ use anyhow::Result;
 use libtest_mimic::{Completion, Failed, Trial};
 
 use crate::cgroup::MemoryCgroup;
-use crate::guest::{self, Kernel};
+use crate::guest::{self, Emulator, Kernel};
 use crate::hugepages::Reservation;
 use crate::namespace::Namespace;
 use crate::program;
@@ -38,6 +38,8 @@ pub enum Need {
     DpdkVirtio,
     /// `dpdk-testpmd`, with its drivers for PCI devices in a guest.
     DpdkPci,
+    /// `dpdk-testpmd`, with its driver for the 82599 in a guest.
+    DpdkIxgbe,
     /// A C compiler, and DPDK's libraries to compile against.
     Libdpdk,
     /// A nightly toolchain that rustup knows.
@@ -52,6 +54,8 @@ pub enum Need {
     Qemu,
     /// A kernel for guests is in the cache.
     GuestKernel,
+    /// A QEMU that takes devices by vfio-user is in the cache.
+    VfioUserQemu,
     /// A memory cgroup can be made.
     MemoryCgroup,
     /// A user without privileges to run a program as: this one, or `setpriv` to become one.
@@ -91,6 +95,7 @@ impl Need {
             Self::Dpdk => on_path("dpdk-testpmd", "dpdk-dev")?,
             Self::DpdkVirtio => dpdk_drivers(&["bus_vdev", "net_virtio", "net_vhost"])?,
             Self::DpdkPci => dpdk_drivers(&guest::DPDK_PLUGINS)?,
+            Self::DpdkIxgbe => dpdk_drivers(&guest::DPDK_IXGBE)?,
             Self::Libdpdk => {
                 on_path("cc", "gcc")?;
                 on_path("pkg-config", "pkgconf")?;
@@ -116,6 +121,7 @@ impl Need {
                 on_path("ldd", "libc-bin")?;
             }
             Self::GuestKernel => drop(Kernel::cached()?),
+            Self::VfioUserQemu => drop(Emulator::cached()?),
             Self::MemoryCgroup => drop(MemoryCgroup::new()?),
             Self::Unprivileged => {
                 if is_root() {

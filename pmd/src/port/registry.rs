@@ -87,6 +87,7 @@ pub struct PciDriver {
 #[derive(Debug)]
 enum PciKind {
     Ixgbe,
+    IxgbeVf,
     Virtio,
 }
 
@@ -97,6 +98,12 @@ pub const PCI_DRIVERS: &[PciDriver] = &[
         help: "an Intel 82599 10 Gigabit port: queues=N, queue_size=N",
         ids: &drivers::ixgbe::IDS,
         kind: PciKind::Ixgbe,
+    },
+    PciDriver {
+        name: drivers::ixgbe::vf::NAME,
+        help: "a virtual function of an Intel 82599: queues=N, queue_size=N",
+        ids: &drivers::ixgbe::vf::IDS,
+        kind: PciKind::IxgbeVf,
     },
     PciDriver {
         name: drivers::virtio::pci::NAME,
@@ -144,6 +151,7 @@ fn open_function<F: PciFunction>(
     };
     let device = match driver.kind {
         PciKind::Ixgbe => drivers::ixgbe::open(eal, function, args)?,
+        PciKind::IxgbeVf => drivers::ixgbe::vf::open(eal, function, args)?,
         PciKind::Virtio => drivers::virtio::pci::open(eal, function, args)?,
     };
     Ok(Port::new(device, name, id))

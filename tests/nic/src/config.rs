@@ -1,18 +1,35 @@
 //! The function's configuration space (datasheet, 9.3).
 
+use super::registers::{BAR_LEN, VF_BAR_LEN};
+
 /// The command register's bus master bit (9.3.2.2).
 const COMMAND_MASTER: u32 = 1 << 2;
 /// Device control starts a function-level reset (9.3.10.5).
 const DEVICE_CONTROL_RESET: u32 = 1 << 15;
 
-/// How many vectors MSI-X has (9.3.8.1).
-pub(crate) const VECTORS: u16 = 64;
+/// How many vectors MSI-X has (9.3.8.1), and that of a virtual function (9.4.4).
+const VECTORS: u16 = 64;
+const VF_VECTORS: u16 = 3;
 
 /// Capabilities: power management, MSI, MSI-X and PCI Express (9.3.4).
 const POWER: u16 = 0x40;
 const MSI: u16 = 0x50;
 const MSIX: u16 = 0x70;
 const EXPRESS: u16 = 0xa0;
+
+/// Words of a virtual function that can be written. Its BARs are where those of the device are, in a guest that has it;
+/// the one of MSI-X is number 3.
+const VF_WRITABLE: [(u16, u32); 9] = [
+    (0x04, 0x0000_0547),
+    (0x0c, 0x0000_00ff),
+    (0x10, 0xffff_c000),
+    (0x14, u32::MAX),
+    (0x1c, 0xffff_c000),
+    (0x20, u32::MAX),
+    (0x3c, 0x0000_00ff),
+    (MSIX, 0xc000_0000),
+    (EXPRESS + 8, 0x0000_78ff),
+];
 
 /// Words that can be written, and which of their bits.
 const WRITABLE: [(u16, u32); 11] = [
@@ -42,10 +59,66 @@ pub(crate) enum Written {
 
 /// Configuration space.
 #[derive(Debug)]
-pub(crate) struct Config([u32; 64]);
+pub(crate) struct Config {
+    words: [u32; 64],
+    is_virtual: bool,
+}
 
 impl Config {
-    pub(crate) fn new() -> Self {
+    /// Of the device, or of a virtual function.
+    pub(crate) fn new(is_virtual: bool) -> Self {
+        let words = if is_virtual { Self::of_virtual() } else { Self::of_device() };
+        Self { words, is_virtual }
+    }
+
+    /// As after power-on, again.
+    pub(crate) fn reset(&mut self) {
+        *self = Self::new(self.is_virtual);
+    }
+
+    /// How many vectors MSI-X has.
+    pub(crate) fn vectors(&self) -> u16 {
+        if self.is_virtual { VF_VECTORS } else { VECTORS }
+    }
+
+    /// Bytes of BAR 0.
+    pub(crate) fn bar_len(&self) -> usize {
+        if self.is_virtual { VF_BAR_LEN } else { BAR_LEN }
+    }
+
+    /// Whether it has INTx.
+    pub(crate) fn has_line(&self) -> bool {
+        !self.is_virtual
+    }
+
+    /// Which BAR has the MSI-X table; it has 16 KiB.
+    pub(crate) fn msix_bar(&self) -> u8 {
+        if self.is_virtual { 3 } else { 4 }
+    }
+
+    /// A virtual function's as a guest sees it: of its own it has neither an identity nor BARs (9.4.1).
+    fn of_virtual() -> [u32; 64] {
+        let mut words = [0u32; 64];
+        let mut set = |offset: u16, value| words[usize::from(offset / 4)] = value;
+        // 8086:10ed, a network controller of revision 1.
+        set(0x00, 0x10ed_8086);
+        set(0x04, 0x0010_0000);
+        set(0x08, 0x0200_0001);
+        set(0x2c, 0x0003_8086);
+        set(0x10, 0x0000_000c);
+        set(0x1c, 0x0000_000c);
+        set(0x34, MSIX.into());
+        set(MSIX, u32::from(VF_VECTORS - 1) << 16 | u32::from(EXPRESS) << 8 | 0x11);
+        set(MSIX + 4, 0x0000_0003);
+        set(MSIX + 8, 0x0000_2003);
+        set(EXPRESS, 0x0002_0010);
+        set(EXPRESS + 4, 0x1000_8cc2);
+        set(EXPRESS + 12, 0x0042_7c82);
+        set(EXPRESS + 36, 0x0000_001f);
+        words
+    }
+
+    fn of_device() -> [u32; 64] {
         let mut words = [0u32; 64];
         let mut set = |offset: u16, value| words[usize::from(offset / 4)] = value;
         // 8086:10fb, a network controller of revision 1, of Intel's X520-2 boards.
@@ -71,12 +144,12 @@ impl Config {
         set(EXPRESS + 12, 0x0042_7c82);
         set(EXPRESS + 16, 0x1082_0000);
         set(EXPRESS + 36, 0x0000_001f);
-        Self(words)
+        words
     }
 
     /// Four bytes at a multiple of 4; the extended space is there, and empty.
     pub(crate) fn read(&self, offset: u16) -> u32 {
-        match self.0.get(usize::from(offset / 4)) {
+        match self.words.get(usize::from(offset / 4)) {
             _ if !offset.is_multiple_of(4) || offset >= 4096 => u32::MAX,
             Some(word) => *word,
             None => 0,
@@ -87,7 +160,8 @@ impl Config {
     pub(crate) fn write(&mut self, offset: u16, len: u8, value: u32) -> Written {
         let (word, shift) = (offset & !3, 8 * u32::from(offset & 3));
         let right = matches!(len, 1 | 2 | 4) && offset.is_multiple_of(len.into());
-        let Some((_, mask)) = WRITABLE.iter().find(|(writable, _)| right && *writable == word) else {
+        let writable = if self.is_virtual { &VF_WRITABLE[..] } else { &WRITABLE[..] };
+        let Some((_, mask)) = writable.iter().find(|(writable, _)| right && *writable == word) else {
             return Written::Refused;
         };
         let bytes = if len == 4 { u32::MAX } else { ((1 << (8 * u32::from(len))) - 1) << shift };
@@ -96,17 +170,17 @@ impl Config {
             return Written::Reset;
         }
         let mask = mask & bytes;
-        let kept = &mut self.0[usize::from(word / 4)];
+        let kept = &mut self.words[usize::from(word / 4)];
         *kept = *kept & !mask | value & mask;
         Written::Kept
     }
 
     pub(crate) fn is_master(&self) -> bool {
-        self.0[1] & COMMAND_MASTER != 0
+        self.words[1] & COMMAND_MASTER != 0
     }
 
     pub(crate) fn set_master(&mut self, on: bool) {
-        self.0[1] = self.0[1] & !COMMAND_MASTER | if on { COMMAND_MASTER } else { 0 };
+        self.words[1] = self.words[1] & !COMMAND_MASTER | if on { COMMAND_MASTER } else { 0 };
     }
 }
 
@@ -116,7 +190,7 @@ mod tests {
 
     #[test]
     fn only_what_can_be_written_is() {
-        let mut config = Config::new();
+        let mut config = Config::new(false);
         assert_eq!(config.write(0, 4, 0), Written::Refused);
         assert_eq!(config.write(5, 2, 0), Written::Refused);
         assert_eq!(config.write(4, 2, 0x0406), Written::Kept);

@@ -58,6 +58,12 @@ impl Faults {
         &self.kept
     }
 
+    /// Forgets them, and gives those of the list.
+    pub(crate) fn take(&mut self) -> Vec<Fault> {
+        self.more = 0;
+        std::mem::take(&mut self.kept)
+    }
+
     /// How many there were.
     #[must_use]
     pub fn count(&self) -> u64 {
@@ -85,5 +91,6 @@ mod tests {
         }
         assert_eq!((others.list().len(), others.count()), (0, 0), "they are not to be kept");
         assert_eq!((faults.list().len(), faults.count()), (MOST, MOST as u64 + 5));
+        assert_eq!((faults.take().len(), faults.count()), (MOST, 0));
     }
 }

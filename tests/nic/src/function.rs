@@ -8,24 +8,24 @@ use wirerate_eal::dma::DmaSpace;
 use wirerate_eal::mmio::Mmio;
 use wirerate_eal::pci::{PciAddress, PciError, PciFunction};
 
-use super::config::{Config, VECTORS, Written};
-use super::interrupts::{Mode, Signals};
+use super::config::{Config, Written};
+use super::interrupts::Mode;
+use super::lines::Lines;
 use super::memory::Mapped;
 use super::model::{Model, Settings};
-use super::registers::BAR_LEN;
 
 /// A card in a slot: the model and what is around it. It outlives the handles that drivers have.
 #[derive(Debug)]
 pub struct Card {
     address: PciAddress,
     model: Mutex<Model>,
-    config: Mutex<Config>,
+    pub(crate) config: Mutex<Config>,
     memory: Mapped,
     lines: Lines,
 }
 
 /// What another thread left after a panic is whole: registers and lines are written one by one.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -34,10 +34,11 @@ impl Card {
     #[must_use]
     pub fn new(address: PciAddress, settings: Settings) -> Arc<Self> {
         let (memory, lines) = (Mapped::default(), Lines::default());
+        let config = Config::new(settings.is_virtual);
         let mut model = Model::new(settings);
         model.set_signals(Box::new(lines.clone()));
         model.set_dma(Box::new(memory.clone()));
-        Arc::new(Self { address, model: Mutex::new(model), config: Mutex::new(Config::new()), memory, lines })
+        Arc::new(Self { address, model: Mutex::new(model), config: Mutex::new(config), memory, lines })
     }
 
     /// A handle for a driver. There is to be one at a time.
@@ -58,8 +59,12 @@ impl Card {
         &self.memory
     }
 
+    pub(crate) fn lines(&self) -> &Lines {
+        &self.lines
+    }
+
     fn reset(&self) {
-        *lock(&self.config) = Config::new();
+        lock(&self.config).reset();
         self.memory.set_master(false);
         self.set_interrupts(Mode::Line, Vec::new(), None);
         self.model().reset();
@@ -68,11 +73,11 @@ impl Card {
     fn set_interrupts(&self, mode: Mode, vectors: Vec<OwnedFd>, line: Option<OwnedFd>) {
         let mut model = self.model();
         // None while it changes: a message of the kind before does not come to the one after.
-        *lock(&self.lines.0) = Ends::default();
+        self.lines.lock().clear();
         model.set_interrupt_mode(mode);
-        let mut ends = lock(&self.lines.0);
-        (ends.vectors, ends.line) = (vectors, line);
-        ends.tell_line();
+        let mut ends = self.lines.lock();
+        ends.set_vectors(0, vectors.into_iter().map(Some));
+        ends.set_line(line);
     }
 
     fn refused(&self, problem: &str) -> PciError {
@@ -98,48 +103,6 @@ impl Card {
     }
 }
 
-/// Where interrupts go to.
-#[derive(Debug, Clone, Default)]
-struct Lines(Arc<Mutex<Ends>>);
-
-#[derive(Debug, Default)]
-struct Ends {
-    vectors: Vec<OwnedFd>,
-    line: Option<OwnedFd>,
-    /// The device asks for INTx.
-    up: bool,
-    /// It was told of, and is not again until it is unmasked.
-    masked: bool,
-}
-
-impl Ends {
-    fn tell_line(&mut self) {
-        if let (true, false, Some(line)) = (self.up, self.masked, &self.line) {
-            self.masked = true;
-            tell(line);
-        }
-    }
-}
-
-fn tell(event: &OwnedFd) {
-    // It fails only when nobody has read for 2^64 events, and it is readable then.
-    let _ = rustix::io::write(event, &1u64.to_ne_bytes());
-}
-
-impl Signals for Lines {
-    fn message(&mut self, vector: u16) {
-        if let Some(event) = lock(&self.0).vectors.get(usize::from(vector)) {
-            tell(event);
-        }
-    }
-
-    fn line(&mut self, up: bool) {
-        let mut ends = lock(&self.0);
-        ends.up = up;
-        ends.tell_line();
-    }
-}
-
 /// The registers, in dwords only (datasheet, 8.2.1).
 #[derive(Debug)]
 pub struct ModelBar(Arc<Card>);
@@ -152,7 +115,7 @@ impl ModelBar {
 
 impl Mmio for ModelBar {
     fn len(&self) -> usize {
-        BAR_LEN
+        lock(&self.0.config).bar_len()
     }
 
     fn read8(&self, offset: usize) -> u8 {
@@ -221,9 +184,12 @@ impl PciFunction for Function {
     }
 
     fn bar(&self, index: u8) -> Result<Arc<ModelBar>, PciError> {
+        let msix = lock(&self.card.config).msix_bar();
         match index {
             0 => Ok(Arc::clone(&self.bar)),
-            4 => Err(self.card.refused("BAR 4 has the MSI-X table, which is the system's")),
+            _ if index == msix => {
+                Err(self.card.refused(&format!("BAR {msix} has the MSI-X table, which is the system's")))
+            }
             _ => Err(self.card.refused(&format!("there is no BAR {index}"))),
         }
     }
@@ -244,12 +210,13 @@ impl PciFunction for Function {
     }
 
     fn msix_vectors(&self) -> u16 {
-        VECTORS
+        lock(&self.card.config).vectors()
     }
 
     fn enable_msix(&self, count: u16) -> Result<Vec<OwnedFd>, PciError> {
-        if !(1..=VECTORS).contains(&count) {
-            return Err(self.card.refused(&format!("it has {VECTORS} MSI-X vectors, and not {count}")));
+        let vectors = self.msix_vectors();
+        if !(1..=vectors).contains(&count) {
+            return Err(self.card.refused(&format!("it has {vectors} MSI-X vectors, and not {count}")));
         }
         let events = (0..count).map(|_| self.card.event()).collect::<Result<Vec<_>, _>>()?;
         let shared = events.iter().map(|event| self.card.share(event)).collect::<Result<_, _>>()?;
@@ -258,6 +225,9 @@ impl PciFunction for Function {
     }
 
     fn enable_intx(&self) -> Result<OwnedFd, PciError> {
+        if !lock(&self.card.config).has_line() {
+            return Err(self.card.refused("a virtual function has no INTx"));
+        }
         let event = self.card.event()?;
         let shared = self.card.share(&event)?;
         self.card.set_interrupts(Mode::Line, Vec::new(), Some(event));
@@ -265,13 +235,12 @@ impl PciFunction for Function {
     }
 
     fn unmask_intx(&self) {
-        let mut ends = lock(&self.card.lines.0);
-        if let Some(line) = &ends.line {
+        let mut ends = self.card.lines.lock();
+        if let Some(line) = ends.line() {
             // It is not readable if it was unmasked before.
             let _ = rustix::io::read(line, &mut [0; 8]);
         }
-        ends.masked = false;
-        ends.tell_line();
+        ends.mask_line(false);
     }
 
     fn disable_interrupts(&self) {
@@ -288,6 +257,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use wirerate_eal::pci::capability::capabilities;
+
+    use crate::registers::BAR_LEN;
 
     use super::*;
 
@@ -330,6 +301,24 @@ mod tests {
                 "0x05080 0x0: registers are accessed in dwords (82599 datasheet, 8.2.1)",
             ]
         );
+    }
+
+    #[test]
+    fn a_virtual_function_is_another_function() {
+        let settings = Settings { is_virtual: true, ..Settings::default() };
+        let card = Card::new(PciAddress::new(0, 3, 16, 0).unwrap(), settings);
+        let function = card.function();
+        let list: Vec<_> = capabilities(&function).iter().map(|one| (one.id, one.offset)).collect();
+        assert_eq!((function.config_read(0), list), (0x10ed_8086, vec![(0x11, 0x70), (0x10, 0xa0)]));
+        let bar = function.bar(0).unwrap();
+        assert_eq!((bar.len(), bar.read32(0x4000), function.msix_vectors()), (16 << 10, u32::MAX, 3));
+        assert!(function.bar(3).unwrap_err().to_string().contains("MSI-X table"));
+        assert!(function.enable_intx().is_err() && function.enable_msix(3).is_ok());
+        // A reset of the function is none of the device.
+        bar.write32(0x1008, 4096);
+        function.config_write(0xa8, 2, 0x8000);
+        assert_eq!((bar.read32(0x1008), function.config_read(0)), (4096, 0x10ed_8086));
+        assert_eq!(card.model().faults().count(), 0);
     }
 
     #[test]

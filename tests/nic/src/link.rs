@@ -4,6 +4,8 @@
 use super::interrupts::{Bits, LINK_CHANGE};
 use super::model::Model;
 
+/// AUTOC.FLU forces the link up, whatever is at its other end.
+const AUTOC_FORCE: u32 = 1 << 0;
 /// AUTOC.LMS, a serial link of 10 Gb/s (8.2.3.22.19).
 const AUTOC_LMS: u32 = 7 << 13;
 const AUTOC_LMS_10G_SERIAL: u32 = 3 << 13;
@@ -77,7 +79,8 @@ impl Model {
             && self.link.started
             && laser
             && self.value("AUTOC") & AUTOC_LMS == AUTOC_LMS_10G_SERIAL
-            && self.value("AUTOC2") & AUTOC2_LINK_DISABLE == 0;
+            && self.value("AUTOC2") & AUTOC2_LINK_DISABLE == 0
+            || self.value("AUTOC") & AUTOC_FORCE != 0;
         if up != self.link.up {
             self.link.up = up;
             self.raise(Bits::of(LINK_CHANGE));
@@ -124,6 +127,18 @@ mod tests {
             assert_eq!((model.link_is_up(), model.read32(0x800)), (true, 1 << 20));
             assert!(model.faults().list().is_empty(), "{:?}", model.faults());
         }
+    }
+
+    #[test]
+    fn a_link_that_is_forced_is_up_alone() {
+        let mut model = model(1);
+        model.set_cable(false);
+        let autoc = model.read32(AUTOC);
+        assert!(!comes_up(&mut model));
+        model.write32(AUTOC, autoc | 1);
+        assert!(comes_up(&mut model));
+        model.write32(AUTOC, autoc);
+        assert!(!comes_up(&mut model));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::sfp::{Bus, Module};
 use super::transmit::Transmit;
 use super::trouble::{Trouble, Troubles};
 use super::values::Wait;
+use super::vf::Vf;
 use super::wire::Wire;
 
 /// CTRL (8.2.3.1.1).
@@ -49,6 +50,10 @@ const RAH_VALID: u32 = 1 << 31;
 /// AUTOC.Restart_AN (8.2.3.22.19).
 const AUTOC_RESTART: u32 = 1 << 12;
 
+/// FDIRCTRL (8.2.3.21.1): memory is set aside for filters, and cleared when this is set.
+const FDIRCTRL_ALLOCATES: u32 = 0b11;
+const FDIRCTRL_INIT_DONE: u32 = 1 << 3;
+
 /// Frames received, and descriptors sent, that a step has at most.
 const MOST_WORK: usize = 32;
 
@@ -65,6 +70,8 @@ pub struct Settings {
     pub cable: bool,
     /// Which of the two ports it is, 0 or 1.
     pub port: u8,
+    /// Whether it is a virtual function of the port, whose physical function is played.
+    pub is_virtual: bool,
     /// Whether faults are kept. What a driver may not do has no effect in any case.
     pub strict: bool,
     /// What goes wrong with it.
@@ -79,6 +86,7 @@ impl Default for Settings {
             module: Some(Module::default()),
             cable: true,
             port: 0,
+            is_virtual: false,
             strict: true,
             troubles: Troubles::default(),
         }
@@ -102,6 +110,8 @@ pub struct Model {
     pub(crate) flow: Flow,
     pub(crate) receive: Receive,
     pub(crate) transmit: Transmit,
+    /// What a virtual function has, where this is one's view of the device.
+    pub(crate) vf: Option<Box<Vf>>,
     pub(crate) trouble: Trouble,
 }
 
@@ -109,6 +119,7 @@ impl Model {
     /// A device that has just got its power.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
+        let mac = settings.eeprom.mac();
         let mut model = Self {
             words: vec![0; registers::SPACE as usize / 4],
             waits: Vec::new(),
@@ -124,9 +135,13 @@ impl Model {
             flow: Flow::default(),
             receive: Receive::default(),
             transmit: Transmit::default(),
+            vf: settings.is_virtual.then(|| Box::new(Vf::new(mac))),
             trouble: Trouble::new(settings.troubles),
         };
-        model.reset();
+        model.reset_device();
+        if model.vf.is_some() {
+            model.set_up_as_physical();
+        }
         model
     }
 
@@ -134,6 +149,11 @@ impl Model {
     #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.faults
+    }
+
+    /// Forgets them, for what breaks rules on purpose; the first thousand.
+    pub fn take_faults(&mut self) -> Vec<Fault> {
+        self.faults.take()
     }
 
     /// Where interrupts go.
@@ -146,8 +166,13 @@ impl Model {
         self.interrupts.switch(mode);
     }
 
-    /// As after power-on, or a reset by CTRL: registers have their first values and the EEPROM was read (4.2.1).
+    /// As after power-on, or a reset of the function.
     pub fn reset(&mut self) {
+        if self.vf.is_some() { self.reset_vf() } else { self.reset_device() }
+    }
+
+    /// As after power-on, or a reset by CTRL: registers have their first values and the EEPROM was read (4.2.1).
+    fn reset_device(&mut self) {
         for register in TABLE {
             for place in 0..register.count {
                 self.words[((register.offset + place * register.stride) / 4) as usize] = register.reset;
@@ -192,6 +217,7 @@ impl Model {
         self.waits_time();
         self.link_time();
         let mut works = self.trouble_time();
+        works |= self.vf_time();
         works |= self.write_back_time();
         works |= self.flow_time();
         works |= self.throttle_time();
@@ -207,9 +233,17 @@ impl Model {
         works
     }
 
-    /// Reads a register. What is not there reads as zero, and outside of the BAR as ones.
+    /// Reads a register of the function. What is not there reads as zero, and outside of the BAR as ones.
     pub fn read32(&mut self, offset: u32) -> u32 {
-        if !self.trouble.access() || offset as usize >= BAR_LEN {
+        match &self.vf {
+            _ if !self.trouble.access() => u32::MAX,
+            Some(_) => self.vf_read32(offset),
+            None => self.device_read32(offset),
+        }
+    }
+
+    pub(crate) fn device_read32(&mut self, offset: u32) -> u32 {
+        if offset as usize >= BAR_LEN {
             return u32::MAX;
         }
         let Some(found) = self.find(offset, 0) else { return 0 };
@@ -247,9 +281,17 @@ impl Model {
         self.trouble.shown(name, value)
     }
 
-    /// Writes a register. What is not there, or is not to be written, keeps its value.
+    /// Writes a register of the function. What is not there, or is not to be written, keeps its value.
     pub fn write32(&mut self, offset: u32, value: u32) {
-        if !self.trouble.access() || offset as usize >= BAR_LEN {
+        match &self.vf {
+            _ if !self.trouble.access() => {}
+            Some(_) => self.vf_write32(offset, value),
+            None => self.device_write32(offset, value),
+        }
+    }
+
+    pub(crate) fn device_write32(&mut self, offset: u32, value: u32) {
+        if offset as usize >= BAR_LEN {
             return;
         }
         let Some(found) = self.find(offset, value) else { return };
@@ -260,7 +302,7 @@ impl Model {
         }
         if register.access == Access::ReadWrite {
             let wrong = (value ^ register.reset) & register.reserved();
-            if wrong != 0 {
+            if wrong != 0 && !self.has_no_effect(&found) {
                 let expected = register.reset & register.reserved();
                 self.fault(
                     &found,
@@ -287,6 +329,12 @@ impl Model {
         self.act(&found, value);
     }
 
+    /// Whether nothing depends on a register, so that reserved bits in it do no harm: the threshold of a packet buffer of size
+    /// zero. Linux computes one from the size for each buffer, below zero for those.
+    fn has_no_effect(&self, found: &Found) -> bool {
+        found.register.name == "FCRTH" && self.value_of("RXPBSIZE", found.index) == 0
+    }
+
     /// Keeps what was written, where the rules about other registers let it.
     fn write_kept(&mut self, found: &Found, value: u32, kept: u32) {
         let port = self.port;
@@ -310,14 +358,13 @@ impl Model {
 
     /// What writing does beyond that.
     fn act(&mut self, found: &Found, value: u32) {
-        let setup = self.interrupt_setup();
         match found.register.name {
             "CTRL" if value & CTRL_RESET != 0 && self.trouble.hangs() => {
                 let kept = self.word(found.offset) | CTRL_RESET;
                 self.set_word(found.offset, kept);
             }
             "CTRL" if value & (CTRL_RESET | CTRL_LINK_RESET) != 0 => {
-                self.reset();
+                self.reset_device();
                 self.wait("CTRL", 0, CTRL_RESET, value & CTRL_RESET);
             }
             "I2CCTL" => self.bus.drive(value & I2C_CLOCK_OUT != 0, value & I2C_DATA_OUT != 0),
@@ -333,7 +380,21 @@ impl Model {
                 self.wait("EERD", 0, EERD_DONE, 0);
             }
             "AUTOC" if value & AUTOC_RESTART != 0 => self.restart_link(),
+            "FDIRCTRL" if value & FDIRCTRL_ALLOCATES != 0 => {
+                self.set_word(found.offset, self.word(found.offset) | FDIRCTRL_INIT_DONE);
+                self.wait("FDIRCTRL", 0, FDIRCTRL_INIT_DONE, 0);
+            }
             "AUTOC" | "AUTOC2" | "ESDP" => self.look_at_link(),
+            "EITR" | "EICR" | "EICS" | "EICS_EX" | "EIMS" | "EIMS_EX" | "EIMC" | "EIMC_EX" => {
+                self.act_on_interrupts(found, value);
+            }
+            _ => {}
+        }
+    }
+
+    fn act_on_interrupts(&mut self, found: &Found, value: u32) {
+        let setup = self.interrupt_setup();
+        match found.register.name {
             "EITR" => self.interrupts.set_interval(found.index, value, &setup),
             "EICR" => self.interrupts.clear(Bits::of(value)),
             "EICS" => self.interrupts.raise(Bits::of(value), &setup),
@@ -380,6 +441,10 @@ impl Model {
         });
     }
 
+    pub(crate) fn add_fault(&mut self, fault: Fault) {
+        self.faults.add(fault);
+    }
+
     pub(crate) fn fault(&mut self, found: &Found, value: u32, what: &str) {
         let (register, section) = (found.named(), found.register.section);
         self.faults.add(Fault { register, value: value.into(), section, what: what.into() });
@@ -391,7 +456,7 @@ impl Model {
         self.faults.add(Fault { register: format!("{name}[{queue}]"), value, section, what: what.into() });
     }
 
-    fn status(&self) -> u32 {
+    pub(crate) fn status(&self) -> u32 {
         let master = if self.value("CTRL") & CTRL_MASTER_DISABLE == 0 { STATUS_MASTER_ENABLED } else { 0 };
         let up = if self.link.up { STATUS_LINK_UP } else { 0 };
         master | up | u32::from(self.port) << 2
@@ -403,7 +468,10 @@ impl Model {
         self.bus.module.is_some()
     }
 
-    fn interrupt_setup(&self) -> Setup {
+    pub(crate) fn interrupt_setup(&self) -> Setup {
+        if let Some(vf) = &self.vf {
+            return vf.setup();
+        }
         let mut auto_mask = Bits::of(self.value("EIAM"));
         for half in 0..2 {
             auto_mask.queues |= Bits::of_half(half, self.value_of("EIAM_EX", half)).queues;
@@ -418,19 +486,28 @@ impl Model {
 
     /// Time goes by for interrupts that are held back; whether there are any.
     fn throttle_time(&mut self) -> bool {
+        if !self.interrupts.waits() {
+            return false;
+        }
         let setup = self.interrupt_setup();
-        self.interrupts.time(&setup)
+        self.interrupts.time(&setup);
+        true
     }
 
-    /// Causes an interrupt, if it is not masked.
-    pub(crate) fn raise(&mut self, bits: Bits) {
+    /// Causes an interrupt, if it is not masked. What is not a queue's is the physical function's.
+    pub(crate) fn raise(&mut self, mut bits: Bits) {
+        if self.vf.is_some() {
+            bits.other = 0;
+        }
         let setup = self.interrupt_setup();
         self.interrupts.raise(bits, &setup);
     }
 
     /// A queue has something to tell.
     pub(crate) fn raise_queue(&mut self, queue: u32, transmit: bool) {
-        if let Some(bit) = allocation(self.value_of("IVAR", queue / 2), queue, transmit) {
+        let ivar = self.vf.as_ref().map(|vf| vf.allocation(queue));
+        let ivar = ivar.unwrap_or_else(|| self.value_of("IVAR", queue / 2));
+        if let Some(bit) = allocation(ivar, queue, transmit) {
             self.raise(Bits { queues: 1 << bit, other: 0 });
         }
     }

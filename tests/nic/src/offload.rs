@@ -129,7 +129,9 @@ impl Asked {
         if !MAC_HEADER.contains(&context.mac) {
             return Err("MACLEN is not 14 to 127 (7.2.3.2.3)");
         }
-        if context.ip < if context.v4 { 20 } else { 40 } {
+        // For L4's checksum alone the device needs no version, and Linux tells it none.
+        let tells_version = self.segments || self.ip;
+        if context.ip < if context.v4 || !tells_version { 20 } else { 40 } {
             return Err("IPLEN is shorter than the header of IP (7.2.3.2.3)");
         }
         if self.ip && !context.v4 {
@@ -246,7 +248,8 @@ impl Context {
             self.set_len(&mut whole);
         }
         let Some(ip) = Headers::of(&whole, vlan).ip else { return Ok(()) };
-        if (ip.at, ip.v6) != (self.mac, !self.v4) {
+        let tells_version = asked.segments || asked.ip;
+        if ip.at != self.mac || tells_version && ip.v6 == self.v4 {
             return Err("MACLEN or IPV4 is not as the frame is (7.2.3.2.3)");
         }
         if (!ip.v6 || ip.l4.is_some()) && ip.len != self.ip

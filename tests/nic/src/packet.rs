@@ -18,9 +18,12 @@ const FRAGMENTED: u16 = 0x3fff;
 
 /// The protocol above IP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum L4 {
+pub enum L4 {
+    /// RFC 9293.
     Tcp,
+    /// RFC 768.
     Udp,
+    /// RFC 9260.
     Sctp,
 }
 
@@ -43,7 +46,7 @@ impl L4 {
     }
 
     /// Bytes of the shortest header.
-    const fn least(self) -> usize {
+    pub(crate) const fn least(self) -> usize {
         match self {
             Self::Tcp => 20,
             Self::Udp => 8,
@@ -122,6 +125,8 @@ impl Ip {
 pub(crate) struct Headers {
     /// The tag of a VLAN.
     pub(crate) tag: Option<u16>,
+    /// The EtherType behind the tag; less than 0x600 where a length is there.
+    pub(crate) kind: u16,
     pub(crate) ip: Option<Ip>,
 }
 
@@ -132,18 +137,15 @@ impl Headers {
         if word(frame, at) == Some(vlan) {
             (at, tag) = (16, word(frame, 14));
         }
-        let Some(mut kind) = word(frame, at) else { return Self { tag, ip: None } };
+        let Some(mut kind) = word(frame, at) else { return Self { tag, kind: 0, ip: None } };
+        let told = kind;
         at += 2;
         if kind < 0x600 && frame.get(at..at + 6) == Some(&SNAP) {
             kind = word(frame, at + 6).unwrap_or(0);
             at += 8;
         }
-        let ip = match kind {
-            IPV4 => ipv4(frame, at),
-            IPV6 => ipv6(frame, at),
-            _ => None,
-        };
-        Self { tag, ip }
+        let ip = if matches!(kind, IPV4 | IPV6) { ip(frame, at) } else { None };
+        Self { tag, kind: told, ip: ip.filter(|ip| ip.v6 == (kind == IPV6)) }
     }
 
     /// The packet's type as descriptors have it (7.1.6.2): a bit for each header.
@@ -164,6 +166,11 @@ fn word(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]))
 }
 
+/// The header of IP at a place; none if it is none.
+pub(crate) fn ip(frame: &[u8], at: usize) -> Option<Ip> {
+    if frame.get(at)? >> 4 == 6 { ipv6(frame, at) } else { ipv4(frame, at) }
+}
+
 fn ipv4(frame: &[u8], at: usize) -> Option<Ip> {
     let first = *frame.get(at)?;
     let (len, total) = (usize::from(first & 0xf) * 4, usize::from(word(frame, at + 2)?));
@@ -178,7 +185,7 @@ fn ipv4(frame: &[u8], at: usize) -> Option<Ip> {
 
 fn ipv6(frame: &[u8], at: usize) -> Option<Ip> {
     let end = at + 40 + usize::from(word(frame, at + 4)?);
-    if *frame.get(at)? >> 4 != 6 || end > frame.len() {
+    if end > frame.len() {
         return None;
     }
     let (mut next, mut len) = (*frame.get(at + 6)?, 40);
@@ -228,4 +235,4 @@ pub(crate) fn crc(polynomial: u32, bytes: &[u8]) -> u32 {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

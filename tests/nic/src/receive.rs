@@ -18,8 +18,9 @@ const STORE_BAD: u32 = 1 << 1;
 /// SRRCTL.Drop_En (8.2.3.8.7), RXDCTL.VME (8.2.3.8.6).
 const DROP: u32 = 1 << 28;
 const STRIP_VLAN: u32 = 1 << 30;
-/// HLREG0.JUMBOEN (8.2.3.22.8).
+/// HLREG0.JUMBOEN and HLREG0.LPBK (8.2.3.22.8).
 const JUMBO: u32 = 1 << 2;
+const LOOPBACK: u32 = 1 << 15;
 /// RXCSUM (8.2.3.7.5): fragments' checksums are told, and whether hashes are in their place.
 const FRAGMENT_CHECKSUM: u32 = 1 << 12;
 const HASH_TOLD: u32 = 1 << 13;
@@ -113,13 +114,27 @@ impl Model {
         let mut some = false;
         while let Some(frame) = self.wire.as_mut().and_then(|wire| wire.receive()) {
             some = true;
-            if self.link.up && self.value("RXCTRL") & RX_ENABLE != 0 && !self.trouble.is_stuck() {
-                self.arrive(frame);
-            } else {
+            if self.is_looped() {
                 self.trouble.lose();
+            } else {
+                self.hear(frame);
             }
         }
         some
+    }
+
+    /// What the MAC sends comes back to it, and does not go out; nor does anything come in (8.2.3.22.8).
+    pub(crate) fn is_looped(&self) -> bool {
+        self.value("HLREG0") & LOOPBACK != 0
+    }
+
+    /// A frame is there, for a receiver that is enabled.
+    pub(crate) fn hear(&mut self, frame: Vec<u8>) {
+        if self.link.up && self.value("RXCTRL") & RX_ENABLE != 0 && !self.trouble.is_stuck() {
+            self.arrive(frame);
+        } else {
+            self.trouble.lose();
+        }
     }
 
     fn arrive(&mut self, mut frame: Vec<u8>) {
@@ -130,7 +145,10 @@ impl Model {
         let most = if jumbo { (self.value("MAXFRS") >> 16) as usize } else { LONGEST };
         let longest = most + if headers.tag.is_some() { TAG } else { 0 };
         if len < SHORTEST || len > longest {
-            self.count(if len < SHORTEST { "RUC" } else { "ROC" }, 0, 1);
+            // With a wrong check sequence they are fragments and jabber (8.2.3.23).
+            let short = if whole { "RUC" } else { "RFC" };
+            let long = if whole { "ROC" } else { "RJC" };
+            self.count(if len < SHORTEST { short } else { long }, 0, 1);
             return;
         }
         if !whole {
@@ -173,7 +191,7 @@ impl Model {
             return false;
         }
         let Some(first) = self.receive.buffer.front() else { return false };
-        let queue = self.queue_of(first.hash);
+        let queue = self.queue_for(&first.headers, first.hash);
         let strips = first.headers.tag.is_some() && self.value_of("RXDCTL", queue) & STRIP_VLAN != 0;
         let len = first.bytes.len() - if strips { TAG } else { 0 };
         let srrctl = self.value_of("SRRCTL", queue);
@@ -206,7 +224,7 @@ impl Model {
         let Arrived { bytes, headers, passed, hash, whole } = frame;
         let hash = if self.value("RXCSUM") & HASH_TOLD == 0 { Hash::default() } else { *hash };
         let mut told =
-            Told { hash, packet_type: headers.packet_type(), status: DONE | END, ..Told::default() };
+            Told { hash, packet_type: self.packet_type(headers), status: DONE | END, ..Told::default() };
         if let Some(tag) = headers.tag {
             told.status |= TAGGED;
             told.tag = if strips { tag } else { 0 };
@@ -245,14 +263,9 @@ impl Model {
             let mut descriptor = [0; DESCRIPTOR];
             self.trouble.fetch();
             self.dma_read(("RDBAL", queue), at, &mut descriptor)?;
-            let (address, header) = halves(&descriptor);
-            if is_advanced && header & u64::from(DONE) != 0 {
-                self.queue_fault(
-                    ("RDT", queue),
-                    at,
-                    "a descriptor is handed over whose DD bit is set (7.1.6.1)",
-                );
-            }
+            // The other half is for a buffer for headers, and not looked at without one: Linux leaves in it, DD among it, what
+            // was written back the last time, and looks for a length.
+            let (address, _) = halves(&descriptor);
             self.dma_write(("RDT", queue), address, chunk)?;
             let told = if chunks.peek().is_none() { told } else { self.not_told() };
             let len = chunk.len() as u16;

@@ -1,5 +1,6 @@
 //! Rings of descriptors: how a driver sets them up and hands descriptors over (datasheet, 4.6.7, 4.6.8, 7.1 and 7.2).
 
+use super::classify::etqf_is_wrong;
 use super::memory::{Dma, Unreachable};
 use super::model::Model;
 use super::registers::Found;
@@ -12,6 +13,8 @@ pub(crate) const RX_ENABLE: u32 = 1 << 0;
 pub(crate) const TX_ENABLE: u32 = 1 << 0;
 /// SECRXCTRL.RX_DIS and SECTXCTRL.TX_DIS (8.2.3.12).
 pub(crate) const SECURITY_HALT: u32 = 1 << 1;
+/// CTRL_EXT.EXTENDED_VLAN (8.2.3.1.3).
+const EXTENDED_VLAN: u32 = 1 << 26;
 /// RTTDCS.ARBDIS (8.2.3.10.2).
 const ARBITER_OFF: u32 = 1 << 6;
 /// Checksums are cut off, as two registers have to agree on: HLREG0.RXCRCSTRP and RDRXCTL.CRCStrip (4.6.7).
@@ -21,6 +24,7 @@ const RDRXCTL_STRIP: u32 = 1 << 1;
 pub(crate) const SRRCTL_TYPE: u32 = 7 << 25;
 pub(crate) const SRRCTL_ADVANCED: u32 = 1 << 25;
 const SRRCTL_SIZE: u32 = 0x1f;
+const SRRCTL_DROP: u32 = 1 << 28;
 
 /// Bytes of a descriptor.
 pub(crate) const DESCRIPTOR: usize = 16;
@@ -88,20 +92,27 @@ impl Model {
         }
     }
 
-    /// Whether what is written to a queue's register may be; it has no effect otherwise.
+    /// Whether what is written to a queue's register is kept, be it right or wrong.
     pub(crate) fn may_write_ring(&mut self, found: &Found, value: u32) -> bool {
         let (name, queue) = (found.register.name, found.index);
         let problem = match name {
             "RXCTRL" => self.receive_is_not_ready(value),
+            "CTRL_EXT" => (value & EXTENDED_VLAN != 0)
+                .then_some("EXTENDED_VLAN asks for two tags in each frame, which the model has not"),
             "RXCSUM" => self.rxcsum_is_wrong(value),
             "FCCFG" | "MFLCN" => Self::flow_is_wrong(name, value),
             "MRQC" => self.mrqc_is_wrong(value),
-            "ETQF" | "FTQF" | "SYNQF" => Self::classifier_is_missing(found, value),
+            "ETQF" => etqf_is_wrong(value),
+            "FTQF" | "SYNQF" => Self::classifier_is_missing(found, value),
             "MTQC" if self.value("RTTDCS") & ARBITER_OFF == 0 && value != self.value("MTQC") => {
                 Some("RTTDCS.ARBDIS is to be set while it changes")
             }
             "RXDCTL" if self.starts(&RX, queue, value) => self.rx_is_not_ready(queue),
             "TXDCTL" if self.starts(&TX, queue, value) => self.tx_is_not_ready(queue),
+            // What becomes of frames without room may change at any time: Linux does so when the link comes up.
+            "SRRCTL" if (value ^ self.value_of("SRRCTL", queue)) & !SRRCTL_DROP == 0 => None,
+            // DPDK writes 0 to both after it has enabled the queue, where they are 0.
+            "RDH" | "TDH" if value == self.value_of(name, queue) => None,
             "RDBAL" | "RDBAH" | "RDLEN" | "RDH" | "SRRCTL" => self.is_in_use(&RX, queue),
             "TDBAL" | "TDBAH" | "TDLEN" | "TDH" | "TDWBAL" | "TDWBAH" => self.is_in_use(&TX, queue),
             "RDT" => self.tail_is_wrong(&RX, queue, value),
@@ -111,7 +122,18 @@ impl Model {
         if let Some(what) = problem {
             self.fault(found, value, what);
         }
-        problem.is_none()
+        problem.is_none() || self.is_kept_all_the_same(name, queue)
+    }
+
+    /// What is written at a wrong time and stands there nevertheless, as Linux's test of the registers asks of cards: the
+    /// receiver's enable bit, and the tail of a queue that is off.
+    fn is_kept_all_the_same(&self, name: &str, queue: u32) -> bool {
+        match name {
+            "RXCTRL" => true,
+            "RDT" => self.value_of(RX.control, queue) & ENABLE == 0,
+            "TDT" => self.value_of(TX.control, queue) & ENABLE == 0,
+            _ => false,
+        }
     }
 
     fn starts(&self, side: &Side, queue: u32, value: u32) -> bool {

@@ -39,6 +39,10 @@ impl Model {
         self.count("GPRC", 0, 1);
         self.count_bytes("GORCL", "GORCH", 0, len);
         self.count_kind(frame, "BPRC", "MPRC");
+        let is_group = frame.first().is_some_and(|byte| byte & 1 == 1) && !frame.starts_with(&[0xff; 6]);
+        if let Some(vf) = self.vf.as_mut().filter(|_| is_group) {
+            vf.count_multicast();
+        }
         self.count_len(&RECEIVED, len);
     }
 
@@ -68,6 +72,9 @@ impl Model {
 
     /// A frame was put into a queue, or taken from one: in the counters that RQSMR and TQSM have for it (8.2.3.23.71).
     pub(crate) fn count_queue(&mut self, queue: u32, len: usize, sent: bool) {
+        if let Some(vf) = &mut self.vf {
+            vf.count(len, sent);
+        }
         let counters = if sent { "TQSM" } else { "RQSMR" };
         let index = self.value_of(counters, queue / 4) >> (8 * (queue % 4)) & 0xf;
         if sent {

@@ -209,7 +209,9 @@ impl Model {
         }
         self.count_departure(&frame);
         self.count_queue(queue, frame.len(), true);
-        if let Some(wire) = &mut self.wire {
+        if self.is_looped() {
+            self.hear(frame);
+        } else if let Some(wire) = &mut self.wire {
             wire.send(frame);
         }
     }

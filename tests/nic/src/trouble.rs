@@ -183,6 +183,15 @@ impl Model {
         self.trouble.plan = troubles;
     }
 
+    /// The end of all troubles: what was held back comes now.
+    pub fn end_troubles(&mut self) {
+        self.set_troubles(Troubles::default());
+        let queues: Vec<_> = self.trouble.held.iter().map(|held| (held.transmit, held.queue)).collect();
+        for (transmit, queue) in queues {
+            self.release(transmit, queue);
+        }
+    }
+
     /// What came of the troubles until now.
     #[must_use]
     pub fn tally(&self) -> Tally {

@@ -16,29 +16,41 @@ pub(crate) struct Wait {
 
 impl Model {
     /// What is kept at a register's first offset.
+    #[inline(always)]
     pub(crate) fn word(&self, offset: u32) -> u32 {
         self.words[(offset / 4) as usize]
     }
 
+    #[inline(always)]
     pub(crate) fn set_word(&mut self, offset: u32, value: u32) {
         self.words[(offset / 4) as usize] = value;
     }
 
+    /// What a register of the table keeps, by its name and index, without what reading it does; zero if there is none.
+    #[must_use]
+    pub fn kept(&self, name: &str, index: u32) -> u32 {
+        self.value_of(name, index)
+    }
+
     /// What a register of the table keeps.
+    #[inline(always)]
     pub(crate) fn value(&self, name: &'static str) -> u32 {
         self.value_of(name, 0)
     }
 
     /// What one of an array keeps; zero if there is none.
+    #[inline(always)]
     pub(crate) fn value_of(&self, name: &str, index: u32) -> u32 {
         offset_of(name, index).map_or(0, |offset| self.word(offset))
     }
 
     /// What all of an array keep.
+    #[inline(always)]
     pub(crate) fn values_of(&self, name: &str) -> impl Iterator<Item = u32> {
         offsets_of(name).map(|offset| self.word(offset))
     }
 
+    #[inline(always)]
     pub(crate) fn set_value_of(&mut self, name: &str, index: u32, value: u32) {
         if let Some(offset) = offset_of(name, index) {
             self.set_word(offset, value);

@@ -3,23 +3,24 @@
 //! Tests take what is in the cache and download nothing. What fills it is [`Kernel::fetch`], by
 //! `cargo run -p wirerate-tests --example guest -- --fetch`; `.ci/run` does that.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::cache::{self, Cache};
 use super::image;
 use super::modules::Modules;
 use crate::program;
 
 /// The package that depends on the present kernel's.
 const META: &str = "linux-image-amd64";
-/// The variable that names another cache.
-const CACHE: &str = "WIRERATE_CACHE";
-/// What a folder is called while it is being filled.
-const UNFINISHED: &str = "unfinished-";
+/// The cache's name.
+const CACHE: &str = "guest-kernels";
+/// What the cache's folders begin with.
+const FOLDER: &str = "linux-image-";
 /// What the kernel's file is called when it has been taken out of its image.
 const UNPACKED: &str = "kernel";
 /// Time that apt may take to look something up.
@@ -42,21 +43,15 @@ impl Kernel {
     /// # Errors
     /// When there is none; the message says how to get one.
     pub fn cached() -> Result<Self> {
-        let cache = cache()?;
-        let mut folders = Vec::new();
-        for entry in fs::read_dir(&cache).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with("linux-image-") {
-                folders.push((entry.metadata()?.modified()?, entry.path()));
-            }
-        }
-        let newest = folders.into_iter().max().with_context(|| {
+        let cache = Cache::named(CACHE)?;
+        let newest = cache.newest(FOLDER)?.with_context(|| {
             format!(
                 "no kernel for guests in {} (Debian: cargo run -p wirerate-tests --example guest -- --fetch \
                  takes it from the package that {META} depends on)",
-                cache.display()
+                cache.path().display()
             )
         })?;
-        Self::in_folder(&newest.1)
+        Self::in_folder(&newest)
     }
 
     /// Downloads the kernel that Debian's `linux-image-amd64` package depends on now, unless the cache has it.
@@ -66,15 +61,13 @@ impl Kernel {
     /// # Errors
     /// When apt has no such package, or it cannot be downloaded or unpacked.
     pub fn fetch() -> Result<Self> {
-        let cache = cache()?;
-        fs::create_dir_all(&cache).with_context(|| format!("making {}", cache.display()))?;
-        let lock = File::create(cache.join("lock")).context("making the cache's lock")?;
-        lock.lock().context("locking the cache")?;
+        let cache = Cache::named(CACHE)?;
+        let _locked = cache.lock()?;
         let (package, version) = resolve()?;
-        let folder = cache.join(format!("{package}_{version}"));
+        let name = format!("{package}_{version}");
+        let folder = cache.path().join(&name);
         if !folder.exists() {
-            remove_unfinished(&cache);
-            let work = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(&cache)?;
+            let work = cache.work()?;
             let content = work.path().join("content");
             unpack(&package, work.path(), &content)?;
             let kernel = Self::in_folder(&content).context("looking into the package")?;
@@ -83,7 +76,7 @@ impl Kernel {
             if let Err(error) = image::unpack(&kernel.image, &unpacked) {
                 eprintln!("the kernel for guests stays packed, and they start later: {error:#}");
             }
-            fs::rename(&content, &folder).context("moving the kernel to its place")?;
+            cache.keep(&content, &name)?;
         }
         Self::in_folder(&folder)
     }
@@ -113,17 +106,6 @@ impl Kernel {
         }
         bail!("no kernel in {}", boot.display())
     }
-}
-
-/// Where kernels are kept: below `$WIRERATE_CACHE`, `$XDG_CACHE_HOME/wirerate` or `~/.cache/wirerate`.
-fn cache() -> Result<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let own = set(CACHE)
-        .or_else(|| set("XDG_CACHE_HOME").map(|folder| folder.join("wirerate")))
-        .or_else(|| set("HOME").map(|folder| folder.join(".cache/wirerate")));
-    let own = own.with_context(|| format!("no cache: none of {CACHE}, XDG_CACHE_HOME and HOME is set"))?;
-    ensure!(own.is_absolute(), "the cache {} is not an absolute path", own.display());
-    Ok(own.join("guest-kernels"))
 }
 
 /// The kernel's package and its version.
@@ -158,19 +140,7 @@ fn unpack(package: &str, work: &Path, content: &Path) -> Result<()> {
     let files = fs::read_dir(work)?.flatten().map(|entry| entry.path());
     let mut archives = files.filter(|path| path.extension().is_some_and(|extension| extension == "deb"));
     let archive = archives.next().with_context(|| format!("apt-get download {package} left no file"))?;
-    let mut extract = Command::new("dpkg");
-    extract.arg("-x").arg(archive).arg(content);
-    program::run(extract, DOWNLOAD)?.expect_code(0)?;
-    Ok(())
-}
-
-/// Removes what a fetch that was killed left behind. The caller holds the lock, so nobody is at it.
-fn remove_unfinished(cache: &Path) {
-    for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
+    cache::unpack(&archive, content, DOWNLOAD)
 }
 
 #[cfg(test)]

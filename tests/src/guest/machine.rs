@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::console::Console;
+use super::emulator::Emulator;
 use super::initramfs::{self, Content};
 use super::kernel::Kernel;
 use super::{Guest, Nic, alive, ours};
@@ -159,14 +160,14 @@ impl Machine {
         let initramfs = folder.path().join("initramfs");
         std::fs::write(&initramfs, initramfs::build(&kernel, &self.content)?)?;
         let [console, monitor] = ["console", "monitor"].map(|name| folder.path().join(name));
-        let mut qemu = Running::start(self.qemu(&kernel, &initramfs, &console, &monitor))?;
+        let mut qemu = Running::start(self.qemu(&kernel, &initramfs, &console, &monitor)?)?;
         let console = Console::connect(&console, || alive(&mut qemu))?;
         let name = self.name.clone();
         let (nics, has_iommu) = (self.nics.clone(), self.iommu.is_some());
         Ok(Guest { name, nics, has_iommu, console, monitor: Err(monitor), qemu, _folder: folder })
     }
 
-    fn qemu(&self, kernel: &Kernel, initramfs: &Path, console: &Path, monitor: &Path) -> Command {
+    fn qemu(&self, kernel: &Kernel, initramfs: &Path, console: &Path, monitor: &Path) -> Result<Command> {
         // QEMU ends with the thread that starts it, however that comes.
         let mut command = match &self.namespace {
             Some(namespace) => {
@@ -176,7 +177,12 @@ impl Machine {
             }
             None => Command::new("setpriv"),
         };
-        command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
+        command.args(["--pdeathsig", "KILL", "--"]);
+        if self.nics.iter().any(Nic::is_vfio_user) {
+            command.args(Emulator::cached()?.words());
+        } else {
+            command.arg("qemu-system-x86_64");
+        }
         command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
         // The small buffer for translated code is plenty, and spares the host's memory.
         command.args(["-accel", "tcg,thread=multi,tb-size=128", "-cpu", "max"]);
@@ -198,7 +204,7 @@ impl Machine {
         for (index, nic) in self.nics.iter().enumerate() {
             command.args(nic.arguments(index, self.iommu.is_some()));
         }
-        command
+        Ok(command)
     }
 }
 

@@ -30,8 +30,10 @@ use crate::program::Running;
 use crate::wait;
 
 pub mod cable;
+mod cache;
 mod console;
 mod cpio;
+mod emulator;
 mod exchange;
 mod image;
 mod initramfs;
@@ -47,12 +49,13 @@ mod traffic;
 mod wire;
 
 pub use console::Outcome;
+pub use emulator::Emulator;
 pub use exchange::{Order, forward_and_compare};
 pub use kernel::Kernel;
 pub use machine::Machine;
 pub use modules::{Module, Modules};
 pub use nic::Nic;
-pub use pci::{DPDK_PLUGINS, pci_machine};
+pub use pci::{DPDK_IXGBE, DPDK_PLUGINS, pci_machine};
 pub use task::Task;
 pub use traffic::{Counters, Feature};
 pub use wire::Wire;

@@ -9,6 +9,8 @@ use super::Wire;
 
 /// The model that interfaces have unless another is named.
 const VIRTIO: &str = "virtio-net-pci";
+/// QEMU's device for those that others serve.
+const VFIO_USER: &str = "vfio-user-pci";
 /// The first slot for interfaces on the guest's first PCI bus: QEMU's own devices are below and above.
 const FIRST_SLOT: usize = 0x10;
 
@@ -23,6 +25,8 @@ enum Backend {
     Hub(u16),
     /// An interface of the namespace that QEMU runs in.
     Tap(String),
+    /// A program that serves the whole device by vfio-user on this socket.
+    VfioUser(PathBuf),
 }
 
 /// A network device of a guest, virtio-net unless another model is named.
@@ -68,6 +72,18 @@ impl Nic {
     #[must_use]
     pub fn tap(name: &str) -> Self {
         Self::new(Backend::Tap(name.to_owned()))
+    }
+
+    /// A device that is served whole, as a PCI function, by vfio-user on this socket: whatever it is, it has its own
+    /// address, queues and abilities. It takes a QEMU from the cache ([`super::Emulator`]), and is alone behind a root port.
+    #[must_use]
+    pub fn vfio_user(socket: &Path) -> Self {
+        Self::new(Backend::VfioUser(socket.to_owned())).model(VFIO_USER).pluggable()
+    }
+
+    /// Whether it takes a QEMU that has devices by vfio-user.
+    pub(super) fn is_vfio_user(&self) -> bool {
+        matches!(self.backend, Backend::VfioUser(_))
     }
 
     fn new(backend: Backend) -> Self {
@@ -164,14 +180,21 @@ impl Nic {
             words.push("-chardev".to_owned());
             words.push(format!("socket,id=chardev{index},path={},{meets}", socket.display()));
         }
-        words.push("-netdev".to_owned());
-        words.push(self.netdev(index));
+        if let Some(netdev) = self.netdev(index) {
+            words.push("-netdev".to_owned());
+            words.push(netdev);
+        }
         if self.can_be_unplugged {
             let (slot, chassis) = (FIRST_SLOT + index, index + 1);
             words.push("-device".to_owned());
             words.push(format!("pcie-root-port,id=port{index},chassis={chassis},addr={slot:#x}"));
         }
         words.push("-device".to_owned());
+        if self.is_vfio_user() {
+            // A socket has no form but this.
+            words.push(self.plug(index, has_iommu).to_string());
+            return words;
+        }
         let mut device = self.model.clone();
         for (key, value) in self.properties(index, has_iommu) {
             let value = match value {
@@ -193,9 +216,11 @@ impl Nic {
         Value::Object(words)
     }
 
-    fn netdev(&self, index: usize) -> String {
+    /// What QEMU is told of the other side; nothing where it has no part in that.
+    fn netdev(&self, index: usize) -> Option<String> {
         let queues = self.queues;
-        match &self.backend {
+        let netdev = match &self.backend {
+            Backend::VfioUser(_) => return None,
             Backend::VhostUser { .. } => {
                 format!("vhost-user,id=net{index},chardev=chardev{index},queues={queues}")
             }
@@ -209,15 +234,20 @@ impl Nic {
                 let queues = if queues > 1 { format!(",queues={queues}") } else { String::new() };
                 format!("tap,id=net{index},ifname={name},script=no,downscript=no,vhost=off{queues}")
             }
-        }
+        };
+        Some(netdev)
     }
 
     fn properties(&self, index: usize, has_iommu: bool) -> Map<String, Value> {
         let mut words = Map::new();
         let mut set = |key: &str, value: Value| drop(words.insert(key.to_owned(), value));
         set("id", json!(format!("nic{index}")));
-        set("netdev", json!(format!("net{index}")));
-        set("mac", json!(self.mac));
+        if let Backend::VfioUser(socket) = &self.backend {
+            set("socket", json!({ "type": "unix", "path": socket }));
+        } else {
+            set("netdev", json!(format!("net{index}")));
+            set("mac", json!(self.mac));
+        }
         if self.can_be_unplugged {
             set("bus", json!(format!("port{index}")));
         } else {
@@ -292,6 +322,17 @@ mod tests {
         assert_eq!(nic.clone().past_iommu().plug(1, true)["iommu_platform"], Value::Null);
         assert_eq!(nic.plug(1, false)["iommu_platform"], Value::Null);
         assert_eq!(nic.place(1), "/sys/bus/pci/devices/0000:00:11.0/0000:*:00.0");
+    }
+
+    #[test]
+    fn a_device_by_vfio_user_is_told_its_socket_and_nothing_else() {
+        let nic = Nic::vfio_user(Path::new("/a"));
+        let words = nic.arguments(2, true);
+        assert_eq!(words[..2], ["-device", "pcie-root-port,id=port2,chassis=3,addr=0x12"]);
+        let device: Value = serde_json::from_str(&words[3]).unwrap();
+        let socket = json!({ "type": "unix", "path": "/a" });
+        let expected = json!({ "driver": VFIO_USER, "id": "nic2", "bus": "port2", "socket": socket });
+        assert_eq!((words.len(), device), (4, expected));
     }
 
     #[test]

@@ -9,6 +9,8 @@ use super::{Guest, Machine, task};
 
 /// What testpmd of DPDK needs in a guest beside the drivers that it is linked to.
 pub const DPDK_PLUGINS: [&str; 4] = ["bus_pci", "bus_vdev", "mempool_ring", "net_virtio"];
+/// The same, for the 82599.
+pub const DPDK_IXGBE: [&str; 4] = ["bus_pci", "bus_vdev", "mempool_ring", "net_ixgbe"];
 /// Time for a guest to let a device go, or to find it.
 const PLUG: Duration = Duration::from_secs(20);
 /// How the kernel reports that a device has reached for memory that is not its own: `DMAR: [DMA Read NO_PASID]

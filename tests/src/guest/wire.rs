@@ -40,7 +40,7 @@ impl Wire {
     }
 
     /// The sockets' paths: this end's, and the guest's.
-    pub(super) fn ends(&self) -> (&Path, &Path) {
+    pub(crate) fn ends(&self) -> (&Path, &Path) {
         (&self.near, &self.far)
     }
 

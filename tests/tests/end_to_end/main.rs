@@ -18,6 +18,8 @@ mod files;
 mod guests;
 mod interop;
 mod memory;
+mod nic82599;
+mod nic82599_vf;
 mod pci;
 mod pci_life;
 mod peers;
@@ -47,6 +49,8 @@ fn main() -> ExitCode {
         guests::trials(),
         pci::trials(),
         pci_life::trials(),
+        nic82599::trials(),
+        nic82599_vf::trials(),
         interop::trials(),
         cleanup::trials(),
         files::trials(),

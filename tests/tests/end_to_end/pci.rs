@@ -33,7 +33,7 @@ const CIRCULATE: Duration = Duration::from_secs(4);
 
 /// A program that forwards between interfaces in a guest, unchanged and paired.
 #[derive(Clone, Copy)]
-struct Forwarder {
+pub(crate) struct Forwarder {
     name: &'static str,
     /// Puts it into a guest.
     add: fn(Machine) -> Machine,
@@ -42,7 +42,7 @@ struct Forwarder {
     /// What it prints when it forwards.
     ready: &'static str,
     /// How many pairs of a receive and a transmit queue it has moved frames between, by what it printed.
-    streams: fn(printed: &str) -> usize,
+    pub(crate) streams: fn(printed: &str) -> usize,
     /// What it says of its speed at the end.
     figures: fn(printed: &str) -> Result<Figures>,
 }
@@ -65,7 +65,7 @@ impl Display for Figures {
 }
 
 /// DPDK's testpmd.
-const DPDK: Forwarder = Forwarder {
+pub(crate) const DPDK: Forwarder = Forwarder {
     name: "dpdk",
     add: |machine| machine.dpdk(&DPDK_PLUGINS),
     command: |devices, queues, more| {
@@ -82,14 +82,14 @@ const DPDK: Forwarder = Forwarder {
 };
 
 /// Ours.
-const OURS: Forwarder = Forwarder {
+pub(crate) const OURS: Forwarder = Forwarder {
     name: "ours",
     add: |machine| machine.ours("testpmd"),
     command: |devices, queues, more| {
         let allow: String = devices.iter().map(|device| format!(" -a {device}")).collect();
         format!(
             "/host/testpmd -l 0-1 -m 64 --in-memory{allow} -- --forward-mode=io --nb-cores=1 \
-             --total-num-mbufs=4096 --rxd=256 --txd=256 --rxq={queues} --txq={queues} --stats-period=1 \
+             --total-num-mbufs=12288 --rxd=256 --txd=256 --rxq={queues} --txq={queues} --stats-period=1 \
              --record-core-cycles {more}"
         )
     },
@@ -100,19 +100,19 @@ const OURS: Forwarder = Forwarder {
 
 /// What interfaces are like, and how the guest reaches them.
 #[derive(Clone, Copy)]
-struct Variant {
-    name: &'static str,
-    nic: fn(Nic) -> Nic,
+pub(crate) struct Variant {
+    pub(crate) name: &'static str,
+    pub(crate) nic: fn(Nic) -> Nic,
     /// The kernel's driver that hands them over.
-    driver: &'static str,
+    pub(crate) driver: &'static str,
     /// Bits of the IOMMU's addresses; VFIO needs one.
-    iommu: Option<u8>,
+    pub(crate) iommu: Option<u8>,
     /// Pairs of queues. Several take frames in any order.
-    queues: u16,
+    pub(crate) queues: u16,
 }
 
 /// Split virtqueues, with buffers that can be merged, by VFIO and an IOMMU.
-const VFIO: Variant =
+pub(crate) const VFIO: Variant =
     Variant { name: "vfio", nic: |nic| nic, driver: "vfio-pci", iommu: Some(48), queues: 1 };
 
 /// All kinds of interfaces.
@@ -151,13 +151,14 @@ fn forwards(forwarder: &Forwarder, variant: &Variant) -> Result<()> {
         let wires = [Wire::new(folder.path(), "left")?, Wire::new(folder.path(), "right")?];
         let nics = wires.each_ref().map(|wire| (variant.nic)(Nic::wire(wire)));
         let mut guest = boot(machine, nics)?;
-        return logged(&mut guest, |guest| exchange(guest, forwarder, variant, &wires, Order::Kept))
+        return logged(&mut guest, |guest| exchange(guest, forwarder, variant, &wires, Order::Kept, ""))
             .map(drop);
     }
     let cables = Cables::new(folder.path())?;
     let nics = TAPS.map(|tap| (variant.nic)(Nic::tap(tap)));
     let mut guest = boot(machine.inside(&cables.namespace), nics)?;
-    let printed = logged(&mut guest, |guest| exchange(guest, forwarder, variant, &cables.wires, Order::Any));
+    let printed =
+        logged(&mut guest, |guest| exchange(guest, forwarder, variant, &cables.wires, Order::Any, ""));
     let printed = printed.with_context(|| cables.log())?;
     let streams = (forwarder.streams)(&printed);
     ensure!(streams == 2 * usize::from(variant.queues), "frames passed by {streams} streams:\n{printed}");
@@ -282,19 +283,20 @@ fn boot(machine: Machine, nics: [Nic; 2]) -> Result<Guest> {
 }
 
 /// The log of a guest goes with what failed in it.
-fn logged<T>(guest: &mut Guest, checks: impl FnOnce(&mut Guest) -> Result<T>) -> Result<T> {
+pub(crate) fn logged<T>(guest: &mut Guest, checks: impl FnOnce(&mut Guest) -> Result<T>) -> Result<T> {
     checks(guest).with_context(|| guest.log())
 }
 
-/// Frames through `forwarder`, from its start to its end; what it printed.
-fn exchange(
+/// Frames through `forwarder`, from its start, with these options more, to its end; what it printed.
+pub(crate) fn exchange(
     guest: &mut Guest,
     forwarder: &Forwarder,
     variant: &Variant,
     wires: &[Wire; 2],
     order: Order,
+    more: &str,
 ) -> Result<String> {
-    let task = start(guest, forwarder, variant, "")?;
+    let task = start(guest, forwarder, variant, more)?;
     let [left, right] = wires;
     let result = forward_and_compare([left, right], FRAMES, WINDOW, order);
     let printed = end(guest, forwarder, &task);

@@ -10,8 +10,8 @@ use super::function::Machine;
 use super::{config, eal, eventually, open, pool};
 
 /// Queues that work until `take` has taken the device away; afterwards they have ended and all is given back.
-fn taken_away(take: impl Fn(&Machine), patience: Duration) {
-    let (eal, machine) = (eal(), Machine::new(Settings::default()));
+fn taken_away(is_virtual: bool, take: impl Fn(&Machine), patience: Duration) {
+    let (eal, machine) = (eal(), Machine::new(Settings { is_virtual, ..Settings::default() }));
     let pool = pool(&eal, "packets");
     let (port, queues) =
         open(&eal, &machine, "").unwrap().configure(&config(&pool, 2)).unwrap().start().unwrap();
@@ -57,12 +57,14 @@ fn taken_away(take: impl Fn(&Machine), patience: Duration) {
 
 #[test]
 fn a_device_that_the_system_wants_back_is_given_back_at_once() {
-    taken_away(Machine::want_back, Duration::from_secs(2));
+    taken_away(false, Machine::want_back, Duration::from_secs(2));
+    taken_away(true, Machine::want_back, Duration::from_secs(2));
 }
 
 #[test]
 fn a_device_that_is_pulled_out_is_noticed_and_all_comes_home() {
-    taken_away(|machine| machine.troubles().gone = true, Duration::from_secs(5));
+    taken_away(false, |machine| machine.troubles().gone = true, Duration::from_secs(5));
+    taken_away(true, |machine| machine.troubles().gone = true, Duration::from_secs(5));
 }
 
 #[test]

@@ -10,8 +10,9 @@ use wirerate_eal::dma::{DmaError, DmaMapping, DmaSpace};
 use wirerate_eal::mmio::Mmio;
 use wirerate_eal::pci::{PciAddress, PciError, PciFunction};
 use wirerate_mempool::Memory;
-use wirerate_nic::registers::BAR_LEN;
-use wirerate_nic::{Card, Function, Model, ModelBar, Settings};
+use wirerate_nic::{Card, Function, Model, ModelBar, Settings, Wire};
+
+use super::meddler::{Altered, Meddler};
 
 /// What is wrong with the device, and what the driver did.
 #[derive(Debug, Default)]
@@ -38,13 +39,24 @@ pub(crate) struct Machine {
     card: Arc<Card>,
     troubles: Mutex<Troubles>,
     removal: OwnedFd,
+    /// What stands between the driver and the device and alters what they tell each other.
+    meddler: Arc<Meddler>,
 }
 
 impl Machine {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
+        Self::with(settings, Meddler::default())
+    }
+
+    /// One in which somebody stands between the driver and the device.
+    pub(crate) fn with(settings: Settings, meddler: Meddler) -> Arc<Self> {
         let removal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
         let card = Card::new(super::NAME.parse().unwrap(), settings);
-        Arc::new(Self { card, troubles: Mutex::default(), removal })
+        let meddler = Arc::new(meddler);
+        if meddler.meddles_with_memory() {
+            card.model().set_dma(Box::new(Altered::new(card.memory().clone(), Arc::clone(&meddler))));
+        }
+        Arc::new(Self { card, troubles: Mutex::default(), removal, meddler })
     }
 
     pub(crate) fn troubles(&self) -> MutexGuard<'_, Troubles> {
@@ -85,6 +97,24 @@ impl Machine {
         assert!(!self.troubles().early, "memory was unmapped while the device might have used it");
     }
 
+    /// The first rule that was broken, if any.
+    pub(crate) fn fault(&self) -> Option<String> {
+        if self.troubles().early {
+            return Some("memory was unmapped while the device might have used it".into());
+        }
+        self.model().faults().list().first().map(ToString::to_string)
+    }
+
+    /// Pieces of memory that are mapped for the device.
+    pub(crate) fn mapped(&self) -> usize {
+        self.card.memory().pieces()
+    }
+
+    /// The wire as it looks through the one who stands on it.
+    pub(crate) fn wire(&self, wire: impl Wire + 'static) -> Box<dyn Wire> {
+        self.meddler.wire(wire)
+    }
+
     /// Whether the driver has let go of the function.
     pub(crate) fn is_released(&self) -> bool {
         !self.troubles().held
@@ -119,7 +149,7 @@ pub(crate) struct Bar(Arc<Machine>, Arc<ModelBar>);
 
 impl Mmio for Bar {
     fn len(&self) -> usize {
-        BAR_LEN
+        self.1.len()
     }
 
     fn read8(&self, offset: usize) -> u8 {
@@ -137,7 +167,9 @@ impl Mmio for Bar {
         let value = self.1.read32(offset);
         let troubles = self.0.troubles();
         let stuck = troubles.stuck.iter().filter(|(register, ..)| *register == offset);
-        stuck.fold(value, |value, (_, mask, bits)| value & !mask | bits)
+        let value = stuck.fold(value, |value, (_, mask, bits)| value & !mask | bits);
+        drop(troubles);
+        self.0.meddler.read(offset, value)
     }
 
     fn write8(&self, offset: usize, value: u8) {
@@ -150,7 +182,8 @@ impl Mmio for Bar {
 
     fn write32(&self, offset: usize, value: u32) {
         if !self.0.troubles().gone {
-            self.1.write32(offset, value);
+            let meddler = &self.0.meddler;
+            meddler.written(offset, value).into_iter().for_each(|(at, value)| self.1.write32(at, value));
         }
     }
 }
@@ -184,6 +217,9 @@ impl PciFunction for Held {
     }
 
     fn set_bus_master(&self, on: bool) -> Result<(), PciError> {
+        if !on && self.machine.meddler.keeps_bus {
+            return Ok(());
+        }
         self.machine.troubles().bus_master = on;
         self.function.set_bus_master(on)
     }

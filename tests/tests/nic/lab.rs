@@ -39,7 +39,17 @@ pub(crate) const SOMEBODY: [u8; 6] = [2, 0, 0, 0, 0, 9];
 impl Lab {
     /// With so many queues each way, and a configuration that was changed so.
     pub(crate) fn with(queues: u16, parameters: &str, change: impl FnOnce(PortConfig) -> PortConfig) -> Self {
-        Self::on(Machine::new(Settings::default()), queues, parameters, change)
+        Self::of(Settings::default(), queues, parameters, change)
+    }
+
+    /// Likewise, of another device.
+    pub(crate) fn of(
+        settings: Settings,
+        queues: u16,
+        parameters: &str,
+        change: impl FnOnce(PortConfig) -> PortConfig,
+    ) -> Self {
+        Self::on(Machine::new(settings), queues, parameters, change)
     }
 
     /// On this machine.

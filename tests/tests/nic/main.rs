@@ -2,10 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bring_up;
+mod captures;
 mod ends;
+mod exchange;
 mod function;
 mod lab;
+mod meddler;
 mod modules;
+mod mutations;
 mod offloads;
 mod packets;
 mod pausing;
@@ -13,6 +17,7 @@ mod sleep;
 mod steering;
 mod traffic;
 mod troubles;
+mod vf;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! What is left to the device while sending, and what it tells of received frames.
 
-use wirerate_nic::Wire;
-use wirerate_pmd::Burst;
+use wirerate_nic::{Settings, Wire};
 use wirerate_pmd::packet::{Mbuf, Offload};
+use wirerate_pmd::{Burst, PortConfig};
 
 use super::lab::{Lab, SOMEBODY};
 use super::packets::{Kind, TCP};
@@ -76,24 +76,27 @@ fn wishes() -> Vec<(Kind, Offload, u16, usize)> {
 
 #[test]
 fn the_device_does_what_software_would_do_byte_for_byte() {
-    let mut device = Lab::with(1, "", |config| config.tx_offloads(Offload::TX_ALL).mtu(9000));
+    let all = |config: PortConfig| config.tx_offloads(Offload::TX_ALL).mtu(9000);
+    let settings = Settings { is_virtual: true, ..Settings::default() };
+    let mut devices = [Lab::with(1, "", all), Lab::of(settings, 1, "", all)];
     let mut software = Lab::with(1, "", |config| config.tx_offloads(Offload::empty()).mtu(9000));
-    assert_eq!(
-        (device.queues.tx[0].offloads(), software.queues.tx[0].offloads()),
-        (Offload::TX_ALL, Offload::empty())
-    );
+    let left = |lab: &Lab| lab.queues.tx[0].offloads();
+    assert_eq!((devices.each_ref().map(left), left(&software)), ([Offload::TX_ALL; 2], Offload::empty()));
     for (kind, flags, segment, count) in wishes() {
         let send = |lab: &mut Lab| {
             let packet = kind.packet(&lab.pool, SOMEBODY, flags, segment);
             lab.pass([packet], count)
         };
-        let (theirs, ours) = (send(&mut software), send(&mut device));
-        device.machine.assert_good();
-        for (at, (their, our)) in theirs.iter().zip(&ours).enumerate() {
-            assert!(their == our, "{kind:?} {flags:?}, frame {at}:\n{their:x?}\n{our:x?}");
+        let theirs = send(&mut software);
+        for device in &mut devices {
+            let ours = send(device);
+            device.machine.assert_good();
+            for (at, (their, our)) in theirs.iter().zip(&ours).enumerate() {
+                assert!(their == our, "{kind:?} {flags:?}, frame {at}:\n{their:x?}\n{our:x?}");
+            }
         }
     }
-    device.end();
+    devices.into_iter().for_each(Lab::end);
     software.end();
 }
 

@@ -27,7 +27,12 @@ fn forget_the_start(lab: &mut Lab) {
 
 #[test]
 fn a_sleeping_queue_is_woken_once_by_what_comes_after_it_was_armed() {
-    let mut lab = Lab::new(2);
+    for is_virtual in [false, true] {
+        is_woken(Lab::of(Settings { is_virtual, ..Settings::default() }, 2, "", |config| config));
+    }
+}
+
+fn is_woken(mut lab: Lab) {
     forget_the_start(&mut lab);
     let mut burst = Burst::new(64);
     for round in 0..50 {

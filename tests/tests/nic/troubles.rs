@@ -7,12 +7,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use wirerate_eal::Eal;
-use wirerate_nic::{CableEnd, Random, Semaphore, Settings, Tally, Troubles, Wire, cable};
+use wirerate_nic::traffic::Flows;
+use wirerate_nic::{CableEnd, Random, Semaphore, Settings, Station, Tally, Troubles, Wire, cable};
+use wirerate_pmd::net::transport;
+use wirerate_pmd::packet::Offload;
 use wirerate_pmd::port::{Queues, Started};
 use wirerate_pmd::{Burst, MbufPool, MbufPoolConfig, Port};
 
 use super::function::Machine;
 use super::lab::{SOMEBODY, frame};
+use super::packets::{Kind, TCP};
 use super::{config, eal, open};
 
 /// Seeds at a time: they sleep more than they work.
@@ -21,7 +25,7 @@ const THREADS: u64 = 6;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs a test for each seed, several at a time.
-fn for_seeds(count: u64, test: impl Fn(u64) + Sync) {
+pub(crate) fn for_seeds(count: u64, test: impl Fn(u64) + Sync) {
     let next = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..THREADS.min(count) {
@@ -74,11 +78,17 @@ impl Bench {
         Self { machine, pool, eal, far, random: Random::new(seed ^ 0x5eed) }
     }
 
-    /// A port that works.
+    /// A port of two queues that works.
     fn start(&mut self) -> Result<Traffic<'_>, String> {
+        self.start_with(2)
+    }
+
+    fn start_with(&mut self, queues: u16) -> Result<Traffic<'_>, String> {
         let opened = open(&self.eal, &self.machine, ",queue_size=128");
         let started = opened
-            .and_then(|port| port.configure(&config(&self.pool, 2).mtu(3000)))
+            .and_then(|port| {
+                port.configure(&config(&self.pool, queues).mtu(3000).tx_offloads(Offload::TX_ALL))
+            })
             .and_then(|port| port.start());
         let (port, queues) = started.map_err(|error| error.to_string())?;
         Ok(Traffic {
@@ -127,6 +137,14 @@ impl Traffic<'_> {
     fn a_frame(&mut self, at: u64) -> Vec<u8> {
         let len = if self.bench.random.below(8) == 0 { 3014 } else { 1514 };
         frame(SOMEBODY, at as usize, 60 + self.bench.random.below(len - 59))
+    }
+
+    /// The far end asks for a pause, or calls it off.
+    fn pause(&mut self) {
+        let [high, low] = (self.bench.random.below(60) as u16).to_be_bytes();
+        let mut frame = vec![1, 0x80, 0xc2, 0, 0, 1, 2, 0, 0, 0, 0, 1, 0x88, 8, 0, 1, high, low];
+        frame.resize(60, 0);
+        self.bench.far.send(frame);
     }
 
     /// Some frames both ways, some time, and a look at what has come out. `changed` bytes of a frame may be others.
@@ -189,12 +207,8 @@ impl Traffic<'_> {
 
     /// What comes in while there are no troubles any more, and no time passes but for this.
     fn settle(&mut self, changed: usize) {
-        self.bench.trouble(Troubles::default());
-        for round in 0..300 {
-            // What was withheld comes with this.
-            if round == 150 {
-                self.come();
-            }
+        self.bench.machine.model().end_troubles();
+        for _ in 0..200 {
             self.bench.machine.model().step();
             self.look(changed);
         }
@@ -262,6 +276,149 @@ fn every_packet_is_accounted_for_whatever_the_device_goes_through() {
     for count in [sum.held_back, sum.flaps, sum.damaged, sum.spoilt, sum.spurious, sum.lost] {
         assert!(count > 100, "{sum:?}");
     }
+}
+
+/// Takes note of a frame of a flow: none comes twice, or after a later one.
+fn note(frame: &[u8], next: &mut [u32]) -> usize {
+    let (flow, number) = Flows::stamp_of(frame).unwrap();
+    let expected = &mut next[flow as usize];
+    assert!(number >= *expected, "frame {number} of flow {flow} came after {expected}");
+    *expected = number + 1;
+    flow as usize
+}
+
+#[test]
+fn flows_stay_in_order_over_queues_whose_write_backs_do_not() {
+    const FRAMES: usize = 1500;
+    const FLOWS: usize = 24;
+    for_seeds(60, |seed| {
+        let mut bench = Bench::new(seed);
+        let mut traffic = bench.start_with(4).unwrap();
+        traffic.link_up();
+        let station = Station::new(seed, Flows::new(seed, FLOWS as u16).take(FRAMES), 5);
+        let inbox = station.inbox();
+        traffic.bench.machine.model().set_wire(Box::new(station));
+        let troubles = Troubles { late: 30, withheld: 200, spurious: 200, ..Troubles::default() };
+        traffic.bench.trouble(troubles);
+        let (mut received, mut returned) = ([0; FLOWS], [0; FLOWS]);
+        let (mut queue_of, mut count, mut back, mut steps, mut quiet) = ([None; FLOWS], 0, 0, 0, 0);
+        let mut bursts: Vec<Burst> = (0..4).map(|_| Burst::new(32)).collect();
+        while steps < 600 || quiet < 100 {
+            traffic.bench.machine.model().step();
+            (steps, quiet) = (steps + 1, quiet + 1);
+            let queue = traffic.bench.random.below(4);
+            let burst = &mut bursts[queue];
+            let before = burst.len();
+            traffic.queues.rx[queue].rx_burst(burst);
+            for packet in burst.iter().skip(before) {
+                let flow = note(packet.data(), &mut received);
+                assert_eq!(*queue_of[flow].get_or_insert(queue), queue, "flow {flow}");
+                (count, quiet) = (count + 1, 0);
+            }
+            let _ = traffic.queues.tx[queue].tx_burst(burst);
+            for frame in inbox.take() {
+                note(&frame, &mut returned);
+                back += 1;
+            }
+            // Frames still come then.
+            if steps == 500 {
+                traffic.bench.machine.model().end_troubles();
+            }
+        }
+        let stats = traffic.port.stats();
+        assert_eq!((count as u64 + stats.imissed, back), (FRAMES as u64, count), "{stats:?}");
+        let queues = (0..4).filter(|queue| queue_of.contains(&Some(*queue)));
+        assert!(count > FRAMES / 2 && queues.count() > 1, "{stats:?} {queue_of:?}");
+        assert!(traffic.bench.tally().held_back > 100);
+        drop((traffic, bursts));
+        bench.check();
+    });
+}
+
+#[test]
+fn a_far_end_that_pauses_gets_everything_later() {
+    for_seeds(20, |seed| {
+        let mut bench = Bench::new(seed);
+        let mut traffic = bench.start().unwrap();
+        traffic.link_up();
+        // Pauses are obeyed, and not passed on: behind the driver's back.
+        traffic.bench.machine.model().write32(0x4294, 0b1010);
+        traffic.bench.trouble(Troubles { late: 5, ..Troubles::default() });
+        for _ in 0..150 {
+            if traffic.bench.random.below(3) == 0 {
+                traffic.pause();
+            }
+            traffic.round(12, 0);
+        }
+        traffic.settle(0);
+        let paused = traffic.counted("rx_xoff_packets");
+        assert!(paused > 20 && traffic.written > 100, "{paused}");
+        traffic.account(traffic.bench.tally());
+        drop(traffic);
+        bench.check();
+    });
+}
+
+/// A packet of TCP that the port has taken: its flow, which is its number, and the bytes that have not come out.
+type Going = std::collections::VecDeque<(u16, Vec<u8>)>;
+
+/// Takes note of a frame that came out: the next piece of the first packet, with checksums that are right.
+fn note_segment(frame: &[u8], going: &mut Going) {
+    let mut again = frame.to_vec();
+    transport::fill_ipv4_checksum(&mut again, 14).unwrap();
+    transport::fill_transport_checksum(&mut again, 14).unwrap();
+    assert!(again == frame, "a wrong checksum");
+    let (flow, left) = going.front_mut().expect("nobody sent it");
+    assert_eq!(frame[34..36], (1000 + *flow).to_be_bytes());
+    let (header, total) =
+        (usize::from(frame[46] >> 4) * 4, usize::from(frame[16]) << 8 | usize::from(frame[17]));
+    let payload = &frame[34 + header..14 + total];
+    assert!(left.starts_with(payload) && !payload.is_empty());
+    left.drain(..payload.len());
+    if left.is_empty() {
+        going.pop_front();
+    }
+}
+
+#[test]
+fn segments_come_out_whole_and_in_order() {
+    for_seeds(40, |seed| {
+        let mut bench = Bench::new(seed);
+        let mut traffic = bench.start().unwrap();
+        traffic.link_up();
+        let random = &mut traffic.bench.random;
+        let troubles = Troubles { late: random.below(30) as u32, flaps: 10, ..some_troubles(random) };
+        traffic.bench.trouble(troubles);
+        let (mut going, mut flow, mut frames) = (Going::new(), 0, 0);
+        for round in 0..400 {
+            if round == 300 {
+                traffic.bench.machine.model().end_troubles();
+            }
+            while traffic.out.room() > 0 && round < 330 && traffic.bench.random.below(3) > 0 {
+                let (flags, segment) = match traffic.bench.random.below(3) {
+                    0 => (Offload::TX_TCP_CHECKSUM | Offload::TX_IP_CHECKSUM, 0),
+                    _ => (Offload::TX_TCP_SEGMENTATION, 500 + traffic.bench.random.below(900) as u16),
+                };
+                let most = if segment == 0 { 1400 } else { 9000 };
+                let payload = 1 + traffic.bench.random.below(most);
+                let kind = Kind { payload, flow, ..TCP };
+                traffic.out.push(kind.packet(&traffic.bench.pool, SOMEBODY, flags, segment)).unwrap();
+                going.push_back((flow, kind.frame(SOMEBODY)[54..].to_vec()));
+                flow += 1;
+            }
+            let _ = traffic.queues.tx[0].tx_burst(&mut traffic.out);
+            (0..8).for_each(|_| _ = traffic.bench.machine.model().step());
+            while let Some(frame) = traffic.bench.far.receive() {
+                note_segment(&frame, &mut going);
+                frames += 1;
+            }
+            traffic.bench.machine.assert_good();
+        }
+        assert_eq!((going.len(), traffic.out.len()), (0, 0));
+        assert!(flow > 100 && frames > 3 * flow, "{flow} {frames}");
+        drop(traffic);
+        bench.check();
+    });
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::registers::{CTRL_LRST, CTRL_RST};
 
 /// The vendor, and the devices: those with a cage for SFP+ modules, those for backplanes or CX4, and those with a copper PHY
 /// (DPDK's and Linux's lists).
-const VENDOR: u16 = 0x8086;
+pub(super) const VENDOR: u16 = 0x8086;
 const SFP: [u16; 6] = [0x10fb, 0x1507, 0x1529, 0x154a, 0x154d, 0x1557];
 const BACKPLANE: [u16; 6] = [0x10f7, 0x10f8, 0x10f9, 0x1514, 0x1517, 0x152a];
 const X540: [u16; 2] = [0x1528, 0x1560];

@@ -129,4 +129,32 @@ pub enum IxgbeError {
     /// Memory that cannot be mapped.
     #[error("mapping memory for the device: {0}")]
     Dma(#[from] DmaError),
+    /// A physical function that does not answer.
+    #[error(
+        "its physical function does not answer {what} after {milliseconds} ms: look whether the driver of the port runs and its \
+         link is set up"
+    )]
+    Silent {
+        /// What it was asked for.
+        what: &'static str,
+        /// How long it was waited for.
+        milliseconds: u128,
+    },
+    /// A physical function that does not do what it is asked for.
+    #[error("its physical function refuses {what}: it is up to the port's administrator")]
+    Refused {
+        /// What it was asked for.
+        what: &'static str,
+    },
+    /// A physical function that was reset since its virtual one was.
+    #[error("its physical function was reset, and does nothing for it before it is reset itself, too")]
+    NotClear,
+    /// An answer that is none.
+    #[error("its physical function answers {what} by {found:#010x}, which is no answer to it")]
+    Nonsense {
+        /// What it was asked for.
+        what: &'static str,
+        /// The first word of what it said.
+        found: u32,
+    },
 }

@@ -17,7 +17,7 @@ use crate::drivers::interrupts::Interrupts;
 pub(super) const MOST_VECTORS: u16 = 16;
 /// A vector comes so many times 2 µs after its last at the earliest (8.2.3.5.12), so that a queue that wakes up and sleeps
 /// again is no storm.
-const INTERVAL: u32 = 4;
+pub(super) const INTERVAL: u32 = 4;
 
 /// Lets the device tell by `interrupts` of what becomes of it, and of packets once a queue asks for that.
 pub(super) fn set_up<B: Mmio>(registers: &Registers<B>, interrupts: &Interrupts, receives: u16) {
@@ -46,9 +46,21 @@ pub(super) fn take<B: Mmio>(registers: &Registers<B>) {
     let _ = registers.read(EICR);
 }
 
+/// Registers of causes, and of their masks, by which bits are let through and kept back.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) cause: usize,
+    pub(super) set: usize,
+    pub(super) clear: usize,
+}
+
+/// A port's.
+pub(super) const OF_PORT: Places = Places { cause: EICR, set: eims_ex(0), clear: eimc_ex(0) };
+
 /// The interrupt of a receive queue.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct QueueInterrupt {
+    places: &'static Places,
     bit: u32,
     /// No other queue has the same.
     alone: bool,
@@ -56,24 +68,29 @@ pub(super) struct QueueInterrupt {
 
 impl QueueInterrupt {
     /// That of `queue`, of `receives` in all; none if it has none.
-    pub(super) fn of(interrupts: &Interrupts, queue: u16, receives: u16) -> Option<Self> {
+    pub(super) fn of(
+        places: &'static Places,
+        interrupts: &Interrupts,
+        queue: u16,
+        receives: u16,
+    ) -> Option<Self> {
         let vector = interrupts.receive_vector(queue)?;
-        Some(Self { bit: 1 << vector, alone: receives <= interrupts.receive_vectors() })
+        Some(Self { places, bit: 1 << vector, alone: receives <= interrupts.receive_vectors() })
     }
 
     /// Asks for it. What comes after this call is told; what came before has to be looked for.
     pub(super) fn ask<B: Mmio>(self, bar: &Arc<B>) {
         if self.alone {
             // Packets that were polled are no reason to wake up.
-            bar.write32(EICR, self.bit);
+            bar.write32(self.places.cause, self.bit);
         }
-        bar.write32(eims_ex(0), self.bit);
+        bar.write32(self.places.set, self.bit);
         // The device has got both when this comes back.
         let _ = bar.read32(STATUS);
     }
 
     /// Asks for it no more.
     pub(super) fn forget<B: Mmio>(self, bar: &Arc<B>) {
-        bar.write32(eimc_ex(0), self.bit);
+        bar.write32(self.places.clear, self.bit);
     }
 }

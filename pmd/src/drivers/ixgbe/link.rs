@@ -81,7 +81,7 @@ pub(super) fn now<B: Mmio>(registers: &Registers<B>) -> Result<Link, IxgbeError>
 }
 
 /// What LINKS says (8.2.3.22.20).
-fn decode(links: u32, family: Family) -> Link {
+pub(super) fn decode(links: u32, family: Family) -> Link {
     let up = links & LINKS_UP != 0;
     let in_between = family == Family::X550 && links & LINKS_IN_BETWEEN != 0;
     let speed = match links >> LINKS_SPEED_SHIFT & 3 {

@@ -31,9 +31,10 @@
 //! | `descriptor`, `rings` | descriptors, and where they lie |
 //! | `offload` | what the device does with packets, and tells of them |
 //! | `line` | what the device has of ours |
-//! | `rx`, `tx` | receiving and sending |
+//! | `rx`, `tx`, `queues` | receiving and sending, and how the device is told of it |
 //! | `unit` | a device, brought up and at rest |
 //! | `shared`, `watch` | what becomes of it while nobody calls |
+//! | [`vf`] | the driver of its virtual functions |
 
 mod chip;
 mod descriptor;
@@ -50,6 +51,7 @@ mod link;
 mod offload;
 mod options;
 mod phy;
+mod queues;
 mod registers;
 mod rings;
 mod rx;
@@ -61,6 +63,7 @@ mod stats;
 mod testing;
 mod tx;
 mod unit;
+pub mod vf;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -74,11 +77,12 @@ use self::chip::Family;
 pub use self::error::IxgbeError;
 use self::init::Filter;
 use self::options::{MOST_QUEUES, Options};
+use self::queues::{IxgbeLanes, Mappings, QueuePlan};
 use self::registers::ADDRESSES;
 use self::rings::RingMemory;
 use self::rx::{ROOM_STEP, room_of};
 use self::shared::Shared;
-use self::unit::{IxgbeLanes, Mappings, Plan, Unit};
+use self::unit::{Plan, Unit};
 use self::watch::Watch;
 use crate::lane::Lanes;
 use crate::net::MacAddress;
@@ -167,22 +171,25 @@ impl<F: PciFunction> Ixgbe<F> {
         let config = self.config.as_ref().ok_or_else(|| self.problem(&"it was not configured"))?;
         let pool = config.pool.clone().ok_or_else(|| self.problem(&"it has no pool"))?;
         Ok(Plan {
-            receives: config.rx_queues,
-            sends: config.tx_queues,
-            rx_size: self.options.size(config.rx_descriptors),
-            tx_size: self.options.size(config.tx_descriptors),
-            memory: Arc::clone(&self.memory),
-            pool,
+            queues: QueuePlan {
+                receives: config.rx_queues,
+                sends: config.tx_queues,
+                rx_size: self.options.size(config.rx_descriptors),
+                tx_size: self.options.size(config.tx_descriptors),
+                memory: Arc::clone(&self.memory),
+                pool,
+                strips: config.rx_offloads.contains(Offload::RX_VLAN_STRIPPED),
+                waits: self.options.flow.asks,
+                copied: Arc::clone(&self.shared.copied),
+            },
             mac: self.mac,
             filter: self.filter,
             flow: self.options.flow,
             any_module: self.options.any_module,
-            strips: config.rx_offloads.contains(Offload::RX_VLAN_STRIPPED),
             vlans: config.vlan_filter.then(|| self.vlans.iter().copied().collect()),
             rss: self.spread(config.rx_queues),
             addresses: self.addresses.clone(),
             longest: longest(self.mtu),
-            copied: Arc::clone(&self.shared.copied),
         })
     }
 
@@ -285,7 +292,7 @@ impl<F: PciFunction> Device for Ixgbe<F> {
     fn start(&mut self) -> Result<DeviceQueues, PortError> {
         let plan = self.plan()?;
         self.watch = None;
-        let lanes = IxgbeLanes::new(&self.shared.name, plan.receives.max(plan.sends))?;
+        let lanes = IxgbeLanes::new(&self.shared.name, plan.queues.receives.max(plan.queues.sends))?;
         self.shared.set_lanes(lanes.clone());
         let started = self.bring_up(&plan, &lanes).map_err(|error| self.problem(&error));
         if let Err(error) = started.and_then(|()| self.begin_watch()) {
@@ -294,7 +301,7 @@ impl<F: PciFunction> Device for Ixgbe<F> {
         }
         let left = self.config.as_ref().map_or(Offload::empty(), |config| config.tx_offloads);
         let can = Arc::new(AtomicU32::new((left & offload::SENDING).bits()));
-        Ok(lanes.queues(plan.receives, plan.sends, &can))
+        Ok(lanes.queues(plan.queues.receives, plan.queues.sends, &can))
     }
 
     fn stop(&mut self) -> Result<(), PortError> {

@@ -141,7 +141,7 @@ mod tests {
         for (before, after) in [(0x2840, 0x2040), (0x2040, 0x2040)] {
             let device = Arc::new(Device::default());
             device.0.lock().unwrap().words.extend([((5, 1, 2), 0x0154), ((5, 30, 0), before)]);
-            let registers = Registers::new(Arc::clone(&device), Family::X540).unwrap();
+            let registers = Registers::new(Arc::clone(&device), LEN, Family::X540).unwrap();
             power_up(&registers, 1).unwrap();
             let state = device.0.lock().unwrap();
             assert_eq!((state.words[&(5, 30, 0)], state.words.len(), state.wrong), (after, 2, 0));
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn where_there_is_no_phy_that_is_told() {
-        let registers = Registers::new(Arc::new(Device::default()), Family::X540).unwrap();
+        let registers = Registers::new(Arc::new(Device::default()), LEN, Family::X540).unwrap();
         assert!(matches!(power_up(&registers, 0), Err(IxgbeError::NoPhy)));
     }
 }

@@ -306,6 +306,10 @@ pub(super) const LINKS_UP: u32 = 1 << 30;
 pub(super) const LINKS_IN_BETWEEN: u32 = 1 << 27;
 pub(super) const LINKS_SPEED_SHIFT: u32 = 28;
 
+/// A register is looked at so often before it is given up: where others keep the processor busy, the time may be over
+/// after the first look.
+const LEAST_LOOKS: u32 = 8;
+
 /// The registers of one port.
 #[derive(Debug)]
 pub(super) struct Registers<B> {
@@ -314,13 +318,13 @@ pub(super) struct Registers<B> {
 }
 
 impl<B: Mmio> Registers<B> {
-    /// Over the registers of BAR 0 of a device of `family`.
+    /// Over the registers of BAR 0 of a device of `family`, of which `needed` bytes are used.
     ///
     /// # Errors
-    /// [`IxgbeError::Registers`] when they are not those of an 82599.
-    pub(super) fn new(bar: Arc<B>, family: Family) -> Result<Self, IxgbeError> {
+    /// [`IxgbeError::Registers`] when there are not so many.
+    pub(super) fn new(bar: Arc<B>, needed: usize, family: Family) -> Result<Self, IxgbeError> {
         match bar.len() {
-            found if found < LEN => Err(IxgbeError::Registers { found, needed: LEN }),
+            found if found < needed => Err(IxgbeError::Registers { found, needed }),
             _ => Ok(Self { bar, family }),
         }
     }
@@ -386,10 +390,10 @@ impl<B: Mmio> Registers<B> {
         wanted: u32,
         limit: Duration,
     ) -> Result<u32, IxgbeError> {
-        let begun = Instant::now();
+        let (begun, mut looks) = (Instant::now(), 0);
         loop {
-            // Asked before the look, so that one look comes after the limit, however long the thread slept.
-            let over = begun.elapsed() >= limit;
+            // Asked before the look, so that one look comes after the limit, and several in all, however long the thread slept.
+            let over = looks >= LEAST_LOOKS && begun.elapsed() >= limit;
             let value = self.read(register);
             if value == u32::MAX {
                 self.here()?;
@@ -400,6 +404,7 @@ impl<B: Mmio> Registers<B> {
             if over {
                 return Err(IxgbeError::Late { what, register, value, milliseconds: limit.as_millis() });
             }
+            looks += 1;
             thread::sleep(Duration::from_micros(100));
         }
     }

@@ -1,12 +1,16 @@
 //! What a port and the thread that watches its device share: the device while it is there, and what becomes of it.
 
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wirerate_eal::pci::PciFunction;
 
+use super::queues::IxgbeLanes;
 use super::stats::Totals;
-use super::unit::{IxgbeLanes, Unit};
+use super::unit::Unit;
+use super::watch::{State, Told, Watched};
 use super::{interrupt, link};
 use crate::drivers::interrupts::Interrupts;
 use crate::port::{DeviceStats, Link};
@@ -66,50 +70,6 @@ impl<F: PciFunction> Shared<F> {
         *lock(&self.link) = DOWN;
     }
 
-    /// Gives up a device that is gone, or is wanted back.
-    pub(super) fn lose(&self, why: &str) {
-        let mut guard = self.unit();
-        if let Some(mut unit) = guard.take() {
-            self.halt(&mut unit);
-            tracing::error!("{}: {why}: its receive queues have ended", self.name);
-        }
-        drop(guard);
-        let lanes = lock(&self.lanes).clone();
-        lanes.rx.iter().for_each(|lane| lane.end());
-        lanes.tx.iter().for_each(|lane| lane.end());
-    }
-
-    /// Looks how a device that works is, after an `interrupt` or because it is time: takes over its counts, before these are full, and its link. False when it is gone,
-    /// and all that belonged to it was given back.
-    pub(super) fn look(&self, interrupt: bool) -> bool {
-        let mut guard = self.unit();
-        let Some(unit) = guard.as_mut() else { return false };
-        if !unit.is_awake() {
-            return true;
-        }
-        if let Err(error) = unit.look_for_module() {
-            tracing::debug!("{}: {error}", self.name);
-        }
-        if interrupt {
-            interrupt::take(&unit.registers);
-        }
-        let counted = lock(&self.totals).add(&unit.registers);
-        match link::now(&unit.registers) {
-            Ok(now) if counted => {
-                self.note(now);
-                if interrupt && matches!(unit.interrupts, Interrupts::Line(_)) {
-                    unit.function.unmask_intx();
-                }
-                true
-            }
-            _ => {
-                drop(guard);
-                self.lose("the device is gone");
-                false
-            }
-        }
-    }
-
     fn note(&self, now: Link) {
         let before = std::mem::replace(&mut *lock(&self.link), now);
         if before != now {
@@ -151,5 +111,63 @@ impl<F: PciFunction> Shared<F> {
         *totals = Totals::default();
         self.copied.store(0, Ordering::Relaxed);
         self.link_changes.store(0, Ordering::Relaxed);
+    }
+}
+
+impl<F: PciFunction> Watched for Shared<F> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn state(&self) -> io::Result<Option<State>> {
+        let guard = self.unit();
+        let Some(unit) = guard.as_ref() else { return Ok(None) };
+        let own = |fd: Option<BorrowedFd<'_>>| fd.map(|fd| fd.try_clone_to_owned()).transpose();
+        let removal = own(unit.function.removal())?;
+        let is_line = matches!(unit.interrupts, Interrupts::Line(_));
+        let told = own(unit.interrupts.config_fd())?.map(|fd| Told { fd, is_line });
+        Ok(Some(State { works: unit.is_awake(), removal, told }))
+    }
+
+    fn lose(&self, why: &str) {
+        let mut guard = self.unit();
+        if let Some(mut unit) = guard.take() {
+            self.halt(&mut unit);
+            tracing::error!("{}: {why}: its receive queues have ended", self.name);
+        }
+        drop(guard);
+        let lanes = lock(&self.lanes).clone();
+        lanes.rx.iter().for_each(|lane| lane.end());
+        lanes.tx.iter().for_each(|lane| lane.end());
+    }
+
+    /// Takes over its counts, before these are full, and its link.
+    fn look(&self, interrupt: bool) -> bool {
+        let mut guard = self.unit();
+        let Some(unit) = guard.as_mut() else { return false };
+        if !unit.is_awake() {
+            return true;
+        }
+        if let Err(error) = unit.look_for_module() {
+            tracing::debug!("{}: {error}", self.name);
+        }
+        if interrupt {
+            interrupt::take(&unit.registers);
+        }
+        let counted = lock(&self.totals).add(&unit.registers);
+        match link::now(&unit.registers) {
+            Ok(now) if counted => {
+                self.note(now);
+                if interrupt && matches!(unit.interrupts, Interrupts::Line(_)) {
+                    unit.function.unmask_intx();
+                }
+                true
+            }
+            _ => {
+                drop(guard);
+                self.lose("the device is gone");
+                false
+            }
+        }
     }
 }

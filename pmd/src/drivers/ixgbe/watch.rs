@@ -7,15 +7,50 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
-use wirerate_eal::pci::PciFunction;
 
-use super::shared::Shared;
-use crate::drivers::interrupts::Interrupts;
 use crate::vhost_user::Wake;
 use crate::vhost_user::wake::{Waited, wait};
 
 /// How often a device that works is looked at. Its counts of bytes, of 36 bits, are full after 55 s at 10 Gb/s.
 const PERIOD: Duration = Duration::from_secs(1);
+
+/// What is watched: a device, and what belongs to it.
+pub(super) trait Watched: Send + Sync + 'static {
+    /// The device's name.
+    fn name(&self) -> &str;
+
+    /// How it is now; none when it is gone.
+    ///
+    /// # Errors
+    /// When the system gives no descriptor.
+    fn state(&self) -> io::Result<Option<State>>;
+
+    /// Looks how a device that works is, after an `interrupt` or because it is time. False when it is gone, and all that
+    /// belonged to it was given back.
+    fn look(&self, interrupt: bool) -> bool;
+
+    /// Gives up a device that is gone, or is wanted back.
+    fn lose(&self, why: &str);
+}
+
+/// How a device is.
+#[derive(Debug)]
+pub(super) struct State {
+    /// Not at rest.
+    pub(super) works: bool,
+    /// Readable when the system wants it back.
+    pub(super) removal: Option<OwnedFd>,
+    /// What it tells by, if it does.
+    pub(super) told: Option<Told>,
+}
+
+/// What becomes readable when a device has something to tell.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) fd: OwnedFd,
+    /// An interrupt line: it is unmasked after the look, and its descriptor not read.
+    pub(super) is_line: bool,
+}
 
 /// A running watch. Dropping it ends the thread and waits for that.
 #[derive(Debug)]
@@ -30,23 +65,16 @@ impl Watch {
     ///
     /// # Errors
     /// When the system gives no descriptor or thread.
-    pub(super) fn begin<F: PciFunction>(shared: &Arc<Shared<F>>) -> io::Result<Option<Self>> {
-        let guard = shared.unit();
-        let Some(unit) = guard.as_ref() else { return Ok(None) };
-        let works = unit.is_awake();
-        let own = |fd: Option<BorrowedFd<'_>>| fd.map(|fd| fd.try_clone_to_owned()).transpose();
-        let removal = own(unit.function.removal())?;
-        let is_line = matches!(unit.interrupts, Interrupts::Line(_));
-        let told = own(unit.interrupts.config_fd())?.map(|fd| Told { fd, is_line });
-        drop(guard);
+    pub(super) fn begin<W: Watched>(shared: &Arc<W>) -> io::Result<Option<Self>> {
+        let Some(State { works, removal, told }) = shared.state()? else { return Ok(None) };
         if !works && removal.is_none() {
             return Ok(None);
         }
         let wake = Wake::new()?;
         let (theirs, shared) = (wake.clone(), Arc::clone(shared));
         let thread = thread::Builder::new()
-            .name(shared.name.clone())
-            .spawn(move || run(&shared, works, told.as_ref(), removal.as_ref(), &theirs))?;
+            .name(shared.name().to_owned())
+            .spawn(move || run(&*shared, works, told.as_ref(), removal.as_ref(), &theirs))?;
         Ok(Some(Self { wake, thread: Some(thread) }))
     }
 }
@@ -62,20 +90,7 @@ impl Drop for Watch {
     }
 }
 
-/// What becomes readable when the link changes.
-struct Told {
-    fd: OwnedFd,
-    /// An interrupt line: it is unmasked after the look, and its descriptor not read.
-    is_line: bool,
-}
-
-fn run<F: PciFunction>(
-    shared: &Shared<F>,
-    works: bool,
-    told: Option<&Told>,
-    removal: Option<&OwnedFd>,
-    wake: &Wake,
-) {
+fn run<W: Watched>(shared: &W, works: bool, told: Option<&Told>, removal: Option<&OwnedFd>, wake: &Wake) {
     let fds: Vec<BorrowedFd<'_>> =
         removal.into_iter().chain(told.map(|told| &told.fd)).map(AsFd::as_fd).collect();
     loop {
@@ -97,7 +112,7 @@ fn run<F: PciFunction>(
                 }
             }
             Err(error) => {
-                tracing::error!("{}: cannot watch the device: {error}", shared.name);
+                tracing::error!("{}: cannot watch the device: {error}", shared.name());
                 return;
             }
         }

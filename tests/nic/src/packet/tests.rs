@@ -1,81 +1,8 @@
-//! Frames, made by hand and looked at.
+//! Frames that are looked at.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use super::super::traffic::{Kind, TCP4, frame, mend};
 use super::*;
-
-/// What a frame is to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Kind {
-    pub(crate) tag: Option<u16>,
-    pub(crate) v6: bool,
-    pub(crate) l4: Option<L4>,
-    /// Bytes of the payload.
-    pub(crate) payload: usize,
-    pub(crate) ports: (u16, u16),
-}
-
-pub(crate) const TCP4: Kind =
-    Kind { tag: None, v6: false, l4: Some(L4::Tcp), payload: 50, ports: (2794, 1766) };
-
-/// A frame of this kind with all checksums right, from 66.9.149.187 to 161.142.100.80, or from 3ffe:2501:200:1fff::7 to
-/// 3ffe:2501:200:3::1.
-pub(crate) fn frame(kind: Kind) -> Vec<u8> {
-    let mut frame = vec![2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1];
-    if let Some(tag) = kind.tag {
-        frame.extend([0x81, 0]);
-        frame.extend(tag.to_be_bytes());
-    }
-    let mut l4 = Vec::from(kind.ports.0.to_be_bytes());
-    l4.extend(kind.ports.1.to_be_bytes());
-    l4.resize(kind.l4.map_or(4, L4::least), 0);
-    match kind.l4 {
-        Some(L4::Tcp) => {
-            l4[4..8].copy_from_slice(&0x0102_0304_u32.to_be_bytes());
-            (l4[12], l4[13]) = (0x50, 0x18);
-        }
-        Some(L4::Udp) => l4[4..6].copy_from_slice(&(8 + kind.payload as u16).to_be_bytes()),
-        _ => {}
-    }
-    l4.extend((0..kind.payload).map(|at| (at * 7) as u8));
-    let protocol = kind.l4.map_or(89, L4::protocol);
-    let len = (l4.len() as u16).to_be_bytes();
-    let at = frame.len() + 2;
-    if kind.v6 {
-        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, len[0], len[1], protocol, 64]);
-        frame.extend([0x3f, 0xfe, 0x25, 1, 2, 0, 0x1f, 0xff, 0, 0, 0, 0, 0, 0, 0, 7]);
-        frame.extend([0x3f, 0xfe, 0x25, 1, 2, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 1]);
-    } else {
-        let total = (20 + l4.len() as u16).to_be_bytes();
-        frame.extend([8, 0, 0x45, 0, total[0], total[1], 0x12, 0x34, 0, 0, 64, protocol, 0, 0]);
-        frame.extend([66, 9, 149, 187, 161, 142, 100, 80]);
-    }
-    frame.extend(l4);
-    mend(&mut frame, at);
-    frame
-}
-
-/// Makes the checksums of the packet at `at` right.
-pub(crate) fn mend(frame: &mut [u8], at: usize) {
-    let whole = frame.to_vec();
-    let ip = if whole[at] >> 4 == 6 { ipv6(&whole, at) } else { ipv4(&whole, at) }.unwrap();
-    if !ip.v6 {
-        frame[at + 10..at + 12].fill(0);
-        let sum = finished(sum(0, &frame[at..at + ip.len]));
-        frame[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
-    }
-    let Some(l4) = ip.l4 else { return };
-    let place = ip.l4_at() + l4.checksum_at();
-    if l4 == L4::Sctp {
-        frame[place..place + 4].fill(0);
-        let crc = crc(CRC32C, &frame[ip.l4_at()..ip.end]);
-        frame[place..place + 4].copy_from_slice(&crc.to_le_bytes());
-    } else {
-        frame[place..place + 2].fill(0);
-        let bytes = &frame[ip.l4_at()..ip.end];
-        let sum = finished(sum(ip.pseudo_header(frame, l4.protocol(), bytes.len()), bytes));
-        frame[place..place + 2].copy_from_slice(&sum.to_be_bytes());
-    }
-}
 
 fn types(frame: &[u8]) -> u16 {
     Headers::of(frame, 0x8100).packet_type()

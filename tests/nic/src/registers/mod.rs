@@ -4,11 +4,12 @@
 //! for an offset. What happens beyond keeping what was written is told elsewhere, in the model's own modules.
 
 mod table;
+mod vf;
 
-use std::collections::HashMap;
 use std::sync::LazyLock;
 
 pub use table::TABLE;
+pub use vf::{VF_BAR_LEN, VF_TABLE, elsewhere, find_vf};
 
 /// Bytes of BAR 0 (9.3.6.1); registers are in the first 128 KiB.
 pub const BAR_LEN: usize = 512 * 1024;
@@ -57,13 +58,15 @@ pub struct Register {
     pub clearing: u32,
     /// Bits that the device owns: writing has no effect, and writing back what was read, or zero, is no fault.
     pub status: u32,
+    /// Bits that are reserved, and that drivers write all the same: they read as zero, and it is no fault.
+    pub ignored: u32,
 }
 
 impl Register {
     /// Bits that are to be written as they are after a reset (8.2.1).
     #[must_use]
     pub const fn reserved(&self) -> u32 {
-        !(self.kept | self.clearing | self.status)
+        !(self.kept | self.clearing | self.status | self.ignored)
     }
 
     /// The name with the index, if there are several.
@@ -86,6 +89,7 @@ impl Register {
             kept: 0,
             clearing: 0,
             status: 0,
+            ignored: 0,
         }
     }
 
@@ -135,6 +139,11 @@ impl Register {
         self
     }
 
+    const fn ignored(mut self, bits: u32) -> Self {
+        self.ignored = bits;
+        self
+    }
+
     const fn status(mut self, bits: u32) -> Self {
         self.status = bits;
         self
@@ -174,14 +183,55 @@ static BY_OFFSET: LazyLock<Vec<Option<(u16, u16)>>> = LazyLock::new(|| {
     places
 });
 
-/// The pieces of each register, by its name.
-static BY_NAME: LazyLock<HashMap<&'static str, Vec<&'static Register>>> = LazyLock::new(|| {
-    let mut names = HashMap::<_, Vec<_>>::new();
+/// A name as a number, which the compiler knows where it knows the name. None has more than 16 bytes.
+#[inline(always)]
+fn key(name: &str) -> u128 {
+    let mut bytes = [0; 16];
+    let len = name.len().min(16);
+    bytes[..len].copy_from_slice(&name.as_bytes()[..len]);
+    u128::from_le_bytes(bytes)
+}
+
+/// Places for names: several for each, so that most are in their first.
+const PLACES: usize = 1 << 11;
+
+#[inline(always)]
+fn place_of(key: u128) -> usize {
+    // An odd number with as many ones as zeros (the golden ratio's) mixes what names differ in into the upper bits.
+    let mixed = (key as u64 ^ ((key >> 64) as u64).rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> (64 - PLACES.ilog2())) as usize
+}
+
+/// The pieces of a register, with its name.
+type Named = (u128, Vec<&'static Register>);
+
+/// Registers by their names: each in the place that is its, or behind.
+static BY_NAME: LazyLock<Vec<Option<Named>>> = LazyLock::new(|| {
+    let mut places = vec![None; PLACES];
     for register in TABLE {
-        names.entry(register.name).or_default().push(register);
+        let name = key(register.name);
+        let mut at = place_of(name);
+        while places[at].as_ref().is_some_and(|(other, _)| *other != name) {
+            at = (at + 1) % PLACES;
+        }
+        places[at].get_or_insert_with(|| (name, Vec::new())).1.push(register);
     }
-    names
+    places
 });
+
+#[inline(always)]
+fn pieces(name: &str) -> &'static [&'static Register] {
+    let name = key(name);
+    let mut at = place_of(name);
+    let places = &**BY_NAME;
+    while let Some(Some((other, pieces))) = places.get(at) {
+        if *other == name {
+            return pieces;
+        }
+        at = (at + 1) % PLACES;
+    }
+    &[]
+}
 
 /// The register at an offset, which is a multiple of 4; none if the table has none.
 #[must_use]
@@ -194,8 +244,9 @@ pub fn find(offset: u32) -> Option<Found> {
 
 /// The first of the offsets of one of an array, or of the only one, whose index is 0; none if there is none.
 #[must_use]
+#[inline(always)]
 pub fn offset_of(name: &str, index: u32) -> Option<u32> {
-    BY_NAME.get(name)?.iter().find_map(|register| {
+    pieces(name).iter().find_map(|register| {
         let place = index.checked_sub(register.first).filter(|place| *place < register.count)?;
         Some(register.offset + place * register.stride)
     })
@@ -203,13 +254,16 @@ pub fn offset_of(name: &str, index: u32) -> Option<u32> {
 
 /// The first offsets of all of an array, in the order of their indices.
 pub(crate) fn offsets_of(name: &str) -> impl Iterator<Item = u32> {
-    let pieces = BY_NAME.get(name).into_iter().flatten();
-    pieces.flat_map(|register| (0..register.count).map(|place| register.offset + place * register.stride))
+    pieces(name)
+        .iter()
+        .flat_map(|register| (0..register.count).map(|place| register.offset + place * register.stride))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::collections::HashMap;
 
     use super::*;
 
@@ -236,9 +290,10 @@ mod tests {
     #[test]
     fn masks_do_not_contradict_each_other() {
         for register in TABLE {
-            let Register { name, kept, clearing, status, access, section, .. } = register;
+            let Register { name, kept, clearing, status, ignored, access, section, .. } = register;
             assert_eq!(kept & clearing | kept & status | clearing & status, 0, "{name}");
-            assert!(section.starts_with("8.2.3."), "{name}");
+            assert_eq!(ignored & (kept | clearing | status), 0, "{name}");
+            assert!(section.starts_with("8.2.3.") || *section == "8.2.2", "{name}");
             match access {
                 Access::ReadOnly | Access::ReadClear => assert_eq!(kept | clearing, 0, "{name}"),
                 Access::ReadWrite => assert_ne!(kept | clearing, 0, "{name}"),

@@ -1,7 +1,7 @@
 //! What descriptors tell of frames that came in, and which queue they come into.
 
 use super::super::packet::L4;
-use super::super::packet::tests::{Kind, TCP4, frame as packet};
+use super::super::traffic::{Kind, TCP4, frame as packet};
 use super::*;
 
 const MRQC: usize = 0x5818;
@@ -246,4 +246,50 @@ fn hashes_are_told_only_where_fragments_checksums_are_not() {
     port.w(SRRCTL, 2 << 25 | 2);
     port.w(RXDCTL, ENABLE);
     port.only("RXDCTL", "packet split off");
+}
+
+#[test]
+fn queues_interrupt_by_their_own_vectors() {
+    let (port, mut far) = Port::spread(3, 4, 1 | 1 << 22);
+    let events = port.function.enable_msix(8).unwrap();
+    // Queue n receives by vector n + 1, and the first sends by vector 6.
+    port.w(0x898, 1 << 4);
+    port.w(0x900, 0x0082_8681);
+    port.w(0x904, 0x0084_0083);
+    port.w(0x810, 0xff);
+    port.w(0x880, 0xff);
+    let told = || -> Vec<usize> {
+        let told = |event| rustix::io::read(event, &mut [0; 8]).is_ok();
+        (0..8).filter(|vector| told(&events[*vector])).collect()
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    for flow in 0..8 {
+        let before: Vec<u32> = (0..4).map(|queue| port.r(RDH + 0x40 * queue)).collect();
+        far.send(packet(Kind { l4: Some(L4::Udp), ports: (flow, 80), ..TCP4 }));
+        port.work();
+        let queue = (0..4).find(|queue| port.r(RDH + 0x40 * queue) != before[*queue]);
+        let Some(queue) = queue else { break };
+        assert_eq!(told(), [queue + 1]);
+        seen.insert(queue);
+    }
+    assert!(seen.len() > 1, "{seen:?}");
+    port.set_up_tx();
+    port.send(0, &[&frame(60, 1)]);
+    port.work();
+    assert_eq!(told(), [6]);
+    // One that is masked tells when it is not any more.
+    port.w(0x888, 1 << 6);
+    port.send(1, &[&frame(60, 1)]);
+    port.work();
+    assert!(told().is_empty());
+    port.w(0x880, 1 << 6);
+    assert_eq!(told(), [6]);
+    port.check();
+}
+
+#[test]
+fn two_tags_are_not_had() {
+    let (port, _far) = Port::new(1);
+    port.w(0x18, 1 << 26);
+    port.only("CTRL_EXT", "two tags");
 }

@@ -1,7 +1,7 @@
 //! What goes out: contexts, tags, checksums, segments, and how descriptors come back.
 
-use super::super::packet::tests::{Kind, TCP4, frame as packet, mend};
 use super::super::packet::{Headers, L4};
+use super::super::traffic::{Kind, TCP4, frame as packet, mend};
 use super::*;
 
 const VLE: u32 = 1 << 30;
@@ -177,6 +177,24 @@ fn one_that_is_no_longer_than_a_segment_is_sent_once() {
     assert!(far.receive().unwrap() == packet(kind));
     assert!(far.receive().is_none());
     port.check();
+}
+
+#[test]
+fn the_checksum_of_l4_alone_takes_no_version_of_ip() {
+    for kind in [TCP4, Kind { v6: true, ..TCP4 }] {
+        let (port, mut far) = Port::running(1, ADVANCED);
+        let mut data = unfinished(kind, false);
+        let ip = if kind.v6 { 40 } else { 20 };
+        let len = data.len();
+        if !kind.v6 {
+            // Its own checksum is the driver's.
+            data[24..26].copy_from_slice(&packet(kind)[24..26]);
+        }
+        // TUCMD has L4T only.
+        port.send_with(Setup { command: 0b0100, ip, ..PLAIN }, &data, 0, TXSM, len);
+        assert!(far.receive().unwrap() == packet(kind));
+        port.check();
+    }
 }
 
 #[test]

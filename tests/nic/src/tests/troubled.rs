@@ -1,6 +1,6 @@
 //! Each trouble does what it says, and nothing else.
 
-use super::super::packet::tests::{TCP4, frame as packet};
+use super::super::traffic::{TCP4, frame as packet};
 use super::super::{Semaphore, Tally, Troubles};
 use super::*;
 
@@ -87,6 +87,16 @@ fn what_is_withheld_comes_with_a_later_one_or_never() {
     port.w(RXDCTL, 0);
     assert_eq!(port.received()[4], 1);
     port.check();
+    // And all is over when it is said to be.
+    port.send(4, &[&frame(60, 4)]);
+    port.work();
+    assert_eq!(port.sent()[4], 0);
+    port.card.model().end_troubles();
+    assert_eq!(port.sent()[4], 1);
+    port.send(5, &[&frame(60, 5)]);
+    port.work();
+    assert_eq!(port.sent()[5], 1);
+    port.check();
 }
 
 #[test]
@@ -116,6 +126,10 @@ fn damaged_frames_are_dropped_or_marked_and_spoilt_ones_have_wrong_checksums() {
     far.send(packet(TCP4));
     port.work();
     assert_eq!((port.r(0x4000), port.r(0x4074), port.r(RDH), port.tally().damaged), (1, 0, 0, 1));
+    far.send(frame(40, 1));
+    far.send(frame(1600, 1));
+    port.work();
+    assert_eq!((port.r(0x40a8), port.r(0x40b0), port.r(0x4000)), (1, 1, 0), "a fragment, and jabber");
     port.w(0x5080, 0x702);
     far.send(packet(TCP4));
     port.work();
