@@ -216,10 +216,6 @@ impl<B: Mmio> IxgbeTx<B> {
             // SAFETY: while packets are out the home stays the same, and all were parked with it; the line has given them up.
             unsafe { Parked::free_run(run, home) };
         });
-        if self.parked.len() == 0 {
-            // Nothing is out, so any pool can be the queue's.
-            self.home = None;
-        }
     }
 }
 
@@ -249,6 +245,10 @@ impl<B: Mmio> Transmit for IxgbeTx<B> {
     fn send(&mut self, burst: &mut Burst, counters: &Counters) -> Result<(), Broken> {
         if usize::from(self.parked.room()) < usize::from(self.ring.size() / 2).max(burst.len()) {
             self.reap();
+        }
+        if self.parked.len() == 0 {
+            // Nothing is out, so any pool can be the queue's.
+            self.home = None;
         }
         let before = self.parked.end();
         let mut sent = (0, 0);
