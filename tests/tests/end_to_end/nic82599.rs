@@ -23,6 +23,8 @@ use crate::pci::{DPDK, Forwarder, OURS, VFIO, Variant, exchange, logged};
 /// What Linux's driver needs.
 const NEEDS_LINUX: &[Need] =
     &[Need::Qemu, Need::GuestKernel, Need::VfioUserQemu, Need::Ethtool, Need::Iperf3];
+/// What our driver alone needs.
+const NEEDS_OURS: &[Need] = &[Need::Qemu, Need::GuestKernel, Need::VfioUserQemu];
 /// What a forwarder of ours needs, and DPDK beside it.
 const NEEDS: &[Need] = &[Need::Qemu, Need::GuestKernel, Need::VfioUserQemu, Need::DpdkIxgbe];
 
@@ -30,6 +32,8 @@ const NEEDS: &[Need] = &[Need::Qemu, Need::GuestKernel, Need::VfioUserQemu, Need
 const UP: Duration = Duration::from_secs(30);
 /// Time for Linux's driver to test its card.
 const SELF_TEST: Duration = Duration::from_secs(60);
+/// Time for frames to go both ways over a cable.
+const EXCHANGE: Duration = Duration::from_secs(60);
 /// The addresses at both ends of the cable, without and with a tag.
 const NEAR: &str = "10.82.0.1";
 const FAR: &str = "10.82.0.2";
@@ -56,6 +60,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("nic82599::linux_by_one_message", NEEDS_LINUX, linux_by_one_message),
         trial("nic82599::linux_behind_an_iommu", NEEDS_LINUX, linux_behind_an_iommu),
         trial("nic82599::dpdk_and_ours_forward", NEEDS, forward),
+        trial("nic82599::our_driver_at_both_ends_of_a_cable", NEEDS_OURS, cabled),
         trial("nic82599::the_server_tells_what_was_broken", &[], tells),
     ]
 }
@@ -334,6 +339,29 @@ fn forward() -> Result<()> {
         Ok(())
     });
     forwarded.with_context(|| format!("{}\n{}", server.faults().join("\n"), server.counters().join("\n")))
+}
+
+/// The program that is for people who have cards, on two that a cable joins.
+fn cabled() -> Result<()> {
+    let mut machine = pci_machine("nic82599").iommu(48).our_example("wirerate-pmd", "cabled");
+    machine.build()?;
+    let _turn = exclusive::processors();
+    let folder = scratch::directory("nic82599")?;
+    let server = NicServer::start(folder.path(), Manner::default(), vec![Cable::Next, Cable::None])?;
+    for index in [0, 1] {
+        machine = machine.nic(Nic::vfio_user(server.socket(index)?));
+    }
+    let [mut guest] = guest::boot([&machine])?;
+    let checked = logged(&mut guest, |guest| {
+        let devices = [guest.bind(0, "vfio-pci")?, guest.bind(1, "vfio-pci")?];
+        let [one, other] = devices;
+        let printed = guest.run_within(&format!("/host/cabled -l 0 -a {one} -a {other} 2>&1"), EXCHANGE)?;
+        ensure!(printed.contains("10000 frames each way, all as they were sent"), "it printed:\n{printed}");
+        guest.expect_no_fault()
+    });
+    checked
+        .and_then(|()| server.expect_no_fault())
+        .with_context(|| format!("{}\n{}", server.faults().join("\n"), server.counters().join("\n")))
 }
 
 /// The program that serves cards says what a driver did, and ends with its input.
