@@ -74,6 +74,12 @@ impl Receive {
             self.running.push(queue);
         }
     }
+
+    /// Drops what is in the packet buffer.
+    pub(crate) fn empty(&mut self) {
+        self.buffer.clear();
+        self.bytes = 0;
+    }
 }
 
 /// What a frame's last descriptor tells.

@@ -115,11 +115,16 @@ impl Trouble {
 
     /// A reset of the device: what was under way is gone.
     pub(crate) fn reset(&mut self) {
-        self.held.clear();
+        self.forget();
         self.hung = false;
         // These were until now.
         self.fetches = self.fetches.filter(|left| *left > 0);
         self.plan.master_stays = false;
+    }
+
+    /// What was held back does not come any more.
+    pub(crate) fn forget(&mut self) {
+        self.held.clear();
     }
 
     /// A reset is asked for; whether it does not end.

@@ -117,6 +117,8 @@ fn a_reset_of_the_physical_function_under_traffic_is_survived() {
         lab.send(1, &frames);
         frames.iter().for_each(|frame| lab.far.send(frame.clone()));
         lab.machine.model().reset_physical(false);
+        // What is still on the wire comes to nobody.
+        lab.machine.model().step();
         eventually("the link stays up", || !lab.port().link().up);
         let queues = &mut lab.queues;
         let mut burst = Burst::new(32);

@@ -223,14 +223,23 @@ impl Model {
                 let value = self.value_of(side.control, queue) & !ENABLE;
                 self.set_value_of(side.control, queue, value);
             }
-            self.receive.set_running(queue, false);
-            self.transmit.set_running(queue, false);
         }
+        self.stop_queues();
         self.interrupts.reset();
         if let Some(vf) = &mut self.vf {
             vf.mailbox.forget();
         }
         self.vf_was_reset();
+    }
+
+    /// The function's queues stop: frames in the packet buffer are dropped, and nothing is written back any more.
+    fn stop_queues(&mut self) {
+        for queue in 0..QUEUES {
+            self.receive.set_running(queue, false);
+            self.transmit.set_running(queue, false);
+        }
+        self.receive.empty();
+        self.trouble.forget();
     }
 
     /// Time goes by for the mailbox; whether something waits for more of it.

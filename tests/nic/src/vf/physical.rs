@@ -193,10 +193,7 @@ impl Model {
             self.ping();
         } else {
             self.vf_was_reset();
-            for queue in 0..QUEUES {
-                self.receive.set_running(queue, false);
-                self.transmit.set_running(queue, false);
-            }
+            self.stop_queues();
             self.raise_mailbox();
         }
     }

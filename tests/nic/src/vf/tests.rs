@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::*;
-use crate::Settings;
+use crate::trouble::Write;
+use crate::{Settings, Troubles};
 
 const MAILBOX: u32 = 0x2fc;
 const MEMORY: u32 = 0x200;
@@ -162,4 +163,26 @@ fn the_mailbox_and_queues_have_vectors() {
     model.raise_queue(0, true);
     assert_eq!((model.read32(0x100), model.read32(0x108), told.0.lock().unwrap().len()), (2, 5, 4));
     assert_eq!(faults(&model), [] as [String; 0]);
+}
+
+#[test]
+fn nothing_of_before_a_reset_comes_after_it() {
+    let resets: [fn(&mut Model); 2] =
+        [|model| model.reset_physical(false), |model| model.write32(0, 1 << 26)];
+    for reset in resets {
+        // Memory is not reached, so a write-back that comes is a fault.
+        let mut model = model(1);
+        model.set_troubles(Troubles { withheld: 1000, ..Troubles::default() });
+        assert!(ask(&mut model, &[1]).is_some());
+        assert_eq!(ask(&mut model, &[8, 6]).unwrap()[0], 0xa000_0008);
+        assert_eq!(ask(&mut model, &[5, 1518]).unwrap()[0], 0xa000_0005);
+        model.link.up = true;
+        model.hear([&[0xff; 6], &[2; 94][..]].concat());
+        let write = Write { register: "RDBAL", address: 0, bytes: [0; 16], len: 16 };
+        model.put_back(false, 0, &[write]).unwrap();
+        assert_eq!((model.buffered(), model.tally().held_back), (100, 1));
+        reset(&mut model);
+        model.end_troubles();
+        assert_eq!((model.buffered(), faults(&model)), (0, Vec::new()));
+    }
 }
