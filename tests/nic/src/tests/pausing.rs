@@ -12,6 +12,8 @@ const LXONTXC: usize = 0x3f60;
 const LXOFFTXC: usize = 0x3f68;
 const LXONRXCNT: usize = 0x41a4;
 const LXOFFRXCNT: usize = 0x41a8;
+/// Quanta that go by in 500 steps.
+const LONG: u16 = 500 * 39;
 const OURS: [u8; 6] = [0x90, 0xe2, 0xba, 0x12, 0x34, 0x56];
 const GROUP: [u8; 6] = [1, 0x80, 0xc2, 0, 0, 1];
 
@@ -35,7 +37,7 @@ fn a_pause_stops_transmission_for_its_time() {
         // All that comes is received, control or not.
         assert_eq!((port.r(RDH), port.r(LXOFFRXCNT)), (1, 1));
         port.w(MFLCN, 0b1010);
-        far.send(pause(to, 1, 200));
+        far.send(pause(to, 1, 200 * 39));
         port.card.model().step();
         port.send(1, &[&short]);
         port.work();
@@ -73,7 +75,7 @@ fn a_buffer_that_fills_up_stops_the_other_end_until_it_is_empty_again() {
     port.w(RXDCTL, ENABLE);
     port.poll(RXDCTL, ENABLE);
     port.open_rx();
-    port.w(FCTTV, 500);
+    port.w(FCTTV, LONG.into());
     port.w(FCRTL, 0x8000_0000 | 1024);
     port.w(FCRTH, 0x8000_0000 | 4096);
     let full = |far: &mut CableEnd, count: u8| {
@@ -86,13 +88,13 @@ fn a_buffer_that_fills_up_stops_the_other_end_until_it_is_empty_again() {
     assert!(far.receive().is_none());
     full(&mut far, 1);
     let sent = far.receive().unwrap();
-    let mut expected = pause(GROUP, 1, 500);
+    let mut expected = pause(GROUP, 1, LONG);
     expected[6..12].copy_from_slice(&OURS);
     assert_eq!(sent, expected);
     full(&mut far, 1);
     assert!(far.receive().is_none(), "it was told already");
     // Told again when 400 of the 500 steps are over.
-    port.w(FCRTV, 100);
+    port.w(FCRTV, 100 * 39);
     (0..3).for_each(|_| port.work());
     assert_eq!(far.receive().unwrap(), expected);
     assert!(far.receive().is_none());
@@ -107,7 +109,7 @@ fn a_buffer_that_fills_up_stops_the_other_end_until_it_is_empty_again() {
     // Without XONE the pause runs out by itself.
     port.w(FCRTL, 1024);
     full(&mut far, 6);
-    assert_eq!(far.receive().unwrap()[16..18], [1, 244]);
+    assert_eq!(far.receive().unwrap()[16..18], LONG.to_be_bytes());
     (0..6).for_each(|at| port.fill((at + 7) % 8));
     port.w(RDT, 5);
     port.work();
