@@ -505,11 +505,24 @@ impl Model {
 
     /// A queue has something to tell.
     pub(crate) fn raise_queue(&mut self, queue: u32, transmit: bool) {
-        let ivar = self.vf.as_ref().map(|vf| vf.allocation(queue));
-        let ivar = ivar.unwrap_or_else(|| self.value_of("IVAR", queue / 2));
-        if let Some(bit) = allocation(ivar, queue, transmit) {
+        if let Some(bit) = self.cause_of(queue, transmit) {
             self.raise(Bits { queues: 1 << bit, other: 0 });
         }
+    }
+
+    /// The cause, and where there are vectors the vector, that a queue has (8.2.3.5.16).
+    fn cause_of(&self, queue: u32, transmit: bool) -> Option<u32> {
+        let ivar = self.vf.as_ref().map(|vf| vf.allocation(queue));
+        allocation(ivar.unwrap_or_else(|| self.value_of("IVAR", queue / 2)), queue, transmit)
+    }
+
+    /// EITR of a transmit queue's vector, a virtual function's own (8.3.5.2); 0 where it has none.
+    pub(crate) fn throttle_of(&self, queue: u32) -> u32 {
+        let of = |vector| match &self.vf {
+            Some(vf) => vf.throttle(vector),
+            None => self.value_of("EITR", vector),
+        };
+        self.cause_of(queue, true).map_or(0, of)
     }
 }
 

@@ -1,7 +1,6 @@
 //! Frames from memory to the wire (datasheet, 7.2): descriptors, one by one, until a frame is whole, and their way back
 //! (7.2.3.5). That EITR's timer never writes back where its interval is 0 is known from Linux's driver.
 
-use super::interrupts::allocation;
 use super::model::Model;
 use super::offload::{Asked, Context};
 use super::receive::halves;
@@ -226,8 +225,7 @@ impl Model {
         if !used.report && threshold == 0 {
             return Some(());
         }
-        let interval = allocation(self.value_of("IVAR", queue / 2), queue, true)
-            .map_or(0, |vector| self.value_of("EITR", vector) >> INTERVAL_SHIFT & INTERVAL_MASK);
+        let interval = self.throttle_of(queue) >> INTERVAL_SHIFT & INTERVAL_MASK;
         let part = self.transmit.queue(queue)?;
         part.used.push(used);
         let reports = part.used.iter().filter(|used| used.report).count();

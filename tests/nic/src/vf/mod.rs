@@ -79,6 +79,11 @@ impl Vf {
         self.value("VTIVAR", queue / 2)
     }
 
+    /// VTEITR of a vector, of which there are two.
+    pub(crate) fn throttle(&self, vector: u32) -> u32 {
+        if vector < 2 { self.value("VTEITR", vector) } else { 0 }
+    }
+
     /// A frame went into a queue or came out of one.
     pub(crate) fn count(&mut self, len: usize, sent: bool) {
         let Counts { received, received_bytes, sent: sent_frames, sent_bytes, .. } = &mut self.counts;

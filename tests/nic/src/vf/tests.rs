@@ -186,3 +186,14 @@ fn nothing_of_before_a_reset_comes_after_it() {
         assert_eq!((model.buffered(), faults(&model)), (0, Vec::new()));
     }
 }
+
+#[test]
+fn descriptors_wait_as_long_as_the_functions_own_vector_says() {
+    let mut model = model(1);
+    // The first queue's sending has vector 1, the second's vector 0, and both are throttled.
+    model.write32(0x120, 0x8000_8100);
+    model.write32(0x820, 0x80);
+    model.write32(0x824, 0x3e8);
+    assert_eq!([0, 1, 2].map(|queue| model.throttle_of(queue)), [0x3e8, 0x80, 0]);
+    assert_eq!(faults(&model), [] as [String; 0]);
+}
