@@ -101,7 +101,7 @@ mod tests {
 
     /// What is `Sync`, or is not, as the compiler sees it: of what is, both implementations could be meant.
     trait NotSync<A> {
-        const IS_SO: () = ();
+        const IS_SO: bool = true;
     }
     impl<T: ?Sized> NotSync<()> for T {}
     impl<T: ?Sized + Sync> NotSync<u8> for T {}
@@ -111,7 +111,7 @@ mod tests {
         fn is_sync<T: Sync>() {}
         is_sync::<Taken<'_, u8>>();
         // It does not compile if it is `Sync`.
-        <Taken<'_, std::cell::Cell<u8>> as NotSync<_>>::IS_SO
+        const { assert!(<Taken<'_, std::cell::Cell<u8>> as NotSync<_>>::IS_SO) };
     }
 
     #[test]
