@@ -6,6 +6,7 @@
 
 use core::cell::UnsafeCell;
 use core::fmt;
+use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -34,7 +35,8 @@ impl<T> Turn<T> {
     #[inline(always)]
     pub(super) fn try_take(&self) -> Option<Taken<'_, T>> {
         let free = self.taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok();
-        free.then_some(Taken(self))
+        // Made only when it is free: one that is dropped lets go of the value, whoever has it.
+        free.then(|| Taken { turn: self, _value: PhantomData })
     }
 
     /// Takes the value, and waits for that.
@@ -60,7 +62,11 @@ impl<T: fmt::Debug> fmt::Debug for Turn<T> {
 }
 
 /// The value, until it is dropped.
-pub(super) struct Taken<'a, T>(&'a Turn<T>);
+pub(super) struct Taken<'a, T> {
+    turn: &'a Turn<T>,
+    /// It is as good as a reference to the value, to which threads may have it or share it, too.
+    _value: PhantomData<&'a mut T>,
+}
 
 impl<T> Deref for Taken<'_, T> {
     type Target = T;
@@ -68,7 +74,7 @@ impl<T> Deref for Taken<'_, T> {
     #[inline(always)]
     fn deref(&self) -> &T {
         // SAFETY: nobody else has a `Taken` of it.
-        unsafe { &*self.0.value.get() }
+        unsafe { &*self.turn.value.get() }
     }
 }
 
@@ -76,14 +82,14 @@ impl<T> DerefMut for Taken<'_, T> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as above.
-        unsafe { &mut *self.0.value.get() }
+        unsafe { &mut *self.turn.value.get() }
     }
 }
 
 impl<T> Drop for Taken<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.0.taken.store(false, Ordering::Release);
+        self.turn.taken.store(false, Ordering::Release);
     }
 }
 
@@ -93,11 +99,27 @@ mod tests {
 
     use super::*;
 
+    /// What is `Sync`, or is not, as the compiler sees it: of what is, both implementations could be meant.
+    trait NotSync<A> {
+        const IS_SO: bool = true;
+    }
+    impl<T: ?Sized> NotSync<()> for T {}
+    impl<T: ?Sized + Sync> NotSync<u8> for T {}
+
+    #[test]
+    fn a_value_that_threads_may_not_share_is_not_shared_by_who_has_it() {
+        fn is_sync<T: Sync>() {}
+        is_sync::<Taken<'_, u8>>();
+        // It does not compile if it is `Sync`.
+        const { assert!(<Taken<'_, std::cell::Cell<u8>> as NotSync<_>>::IS_SO) };
+    }
+
     #[test]
     fn one_at_a_time_has_it_and_a_panic_gives_it_back() {
         let turn = Turn::new(1_u64);
         let taken = turn.try_take().unwrap();
-        assert!(turn.try_take().is_none());
+        // Who is refused does not let go of it for the one who has it.
+        assert!((0..3).all(|_| turn.try_take().is_none()));
         drop(taken);
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let _taken = turn.take();

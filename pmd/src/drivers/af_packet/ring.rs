@@ -218,7 +218,8 @@ impl Slots {
         // Acquire pairs with the kernel's release: what it wrote before the status is seen.
         let status = self.status(index).load(Ordering::Acquire);
         let slot = Slot { start: self.slot(index), size: self.size, _ring: PhantomData };
-        (status & libc::TP_STATUS_USER != 0).then_some(Filled { slot })
+        // Made only when there is one: one that is dropped gives the slot to the kernel, with what came meanwhile.
+        (status & libc::TP_STATUS_USER != 0).then(|| Filled { slot })
     }
 
     /// Whose transmit slot `index` is.
