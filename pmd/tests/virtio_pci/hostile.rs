@@ -252,6 +252,6 @@ fn devargs_of_the_registry() {
     let name = |vendor, device| registry::pci_driver(vendor, device).map(|driver| driver.name);
     assert_eq!(
         [(0x1af4, 0x1000), (0x1af4, 0x1041), (0x8086, 0x1000)].map(|(vendor, device)| name(vendor, device)),
-        [Some(NAME), Some(NAME), None]
+        [Some("net_virtio"), Some("net_virtio"), None]
     );
 }
