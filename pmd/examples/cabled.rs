@@ -1,12 +1,12 @@
 //! Two ports that a cable joins: frames of all lengths go both ways, and each has to come as it was sent, in its turn.
 //!
-//! On a card whose two ports are cabled to each other, or on two cards:
-//! `cargo run --release --example cabled -- -a 0000:81:00.0 -a 0000:81:00.1`. Without a card, on both sides of vhost-user:
-//! `cargo run --release --example cabled -- --no-huge --vdev net_vhost0,iface=/tmp/cabled --vdev net_virtio_user0,path=/tmp/cabled`.
+//! `cargo run --release --example cabled` has both sides of vhost-user in this process for that. On a card whose two ports are
+//! cabled to each other, or on two cards, it is told which: `-- -a 0000:81:00.0 -a 0000:81:00.1`.
 //! It ends with an error when a frame is lost, altered or late, or a buffer does not come home.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use wirerate_eal::Eal;
@@ -101,7 +101,16 @@ fn exchange(ways: &mut [Way], pool: &MbufPool) -> Result<(), Box<dyn Error>> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let (eal, _) = Eal::from_args(std::env::args_os().skip(1))?;
+    let mut arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if arguments.is_empty() {
+        let socket = std::env::temp_dir().join(format!("cabled-{}", std::process::id()));
+        for device in ["net_vhost0,iface=", "net_virtio_user0,path="] {
+            let mut device = OsString::from(device);
+            device.push(&socket);
+            arguments.extend(["--vdev".into(), device]);
+        }
+    }
+    let (eal, _) = Eal::from_args(arguments)?;
     let pool = MbufPool::new(&eal, &MbufPoolConfig::new("packets", 8192).shared(true))?;
     let mut started: Vec<Port<Started>> = Vec::new();
     let mut queues = Vec::new();
