@@ -100,6 +100,15 @@ pub trait DeviceRing {
     /// [`Broken`] when the driver's indices cannot be.
     fn look(&mut self, heads: &mut [Head]) -> Result<usize, Broken>;
 
+    /// Whether the driver is so close ahead, about to write the same cache lines, that a burst of `wanted` chains is better
+    /// taken a moment later. It never is for longer than a microsecond.
+    fn is_too_close(&mut self, _wanted: usize) -> bool {
+        false
+    }
+
+    /// Tells [`Self::is_too_close`] that `count` chains are taken, of `wanted` that there was room for.
+    fn took(&mut self, _count: usize, _wanted: usize) {}
+
     /// Reads all descriptors of a chain that was looked at.
     ///
     /// # Errors

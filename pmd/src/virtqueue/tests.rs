@@ -404,3 +404,34 @@ fn a_device_goes_on_where_a_split_ring_says_that_it_was() {
         assert_eq!(driver.reap(8, |_, _| {}), Ok(3));
     }
 }
+
+#[test]
+fn a_device_lets_a_driver_ahead_that_it_has_caught_in_a_packed_ring() {
+    for (format, kept) in [(Format::Packed, true), (Format::Split, false)] {
+        let lab = Lab::new(format, 256);
+        let (mut driver, mut device) = (lab.driver(Features::empty()), lab.device(Features::empty()));
+        // So many more are available; how many the device takes, or none when it waits for more.
+        let mut burst = |more: usize| {
+            let buffers = vec![Buffer { address: GUEST + BUFFERS, len: 64 }; more];
+            driver!(&mut driver, ring => {
+                while ring.reap(32, |_, _| ()).unwrap() > 0 {}
+                assert_eq!(ring.offer_each(&buffers, Direction::ToDevice, |_, _| ()), more);
+                let _ = ring.publish();
+            });
+            device!(&mut device, ring => {
+                if ring.is_too_close(32) {
+                    return None;
+                }
+                let mut heads = [Head::default(); 32];
+                let count = ring.look(&mut heads).unwrap();
+                ring.took(count, 32);
+                ring.give_back(&heads[..count], |_| 0);
+                Some(count)
+            })
+        };
+        assert_eq!([burst(32), burst(32), burst(5)], [Some(32), Some(32), Some(5)]);
+        // It was caught: two lines more than a burst are 40 descriptors.
+        let expected = if kept { [None, Some(32), None] } else { [Some(32), Some(8), Some(0)] };
+        assert_eq!([burst(32), burst(8), burst(0)], expected, "{format:?}");
+    }
+}

@@ -111,11 +111,15 @@ impl Copier {
         counters: &Counters,
     ) -> (bool, Result<(), Broken>) {
         let room = burst.room();
+        if ring.is_too_close(room) {
+            return (false, Ok(()));
+        }
         let count = match ring.look(&mut self.heads[..room]) {
             Ok(0) => return (false, Ok(())),
             Ok(count) => count,
             Err(broken) => return (false, Err(broken)),
         };
+        ring.took(count, room);
         // The first lines of all packets are on their way before the first is copied.
         let header_len = self.header_len;
         for (head, place) in self.heads[..count].iter().zip(self.places.iter_mut()) {

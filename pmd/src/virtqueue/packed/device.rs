@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
+use super::distance::Distance;
 use super::{Place, passes};
 use crate::virtqueue::Format;
 use crate::virtqueue::device::{BadChain, Chain, DeviceRing, Head, read_table, rest};
@@ -26,6 +27,7 @@ pub struct PackedDevice {
     given: Place,
     /// Up to where the driver was told.
     told: Place,
+    distance: Distance,
 }
 
 impl PackedDevice {
@@ -41,7 +43,8 @@ impl PackedDevice {
         if given.at >= area.size {
             given.at = 0;
         }
-        let mut ring = Self { in_order: features.contains(Features::IN_ORDER), given, told: given, area };
+        let in_order = features.contains(Features::IN_ORDER);
+        let mut ring = Self { in_order, given, told: given, distance: Distance::new(), area };
         ring.disarm();
         ring
     }
@@ -107,6 +110,27 @@ impl DeviceRing for PackedDevice {
     #[inline]
     fn size(&self) -> u16 {
         self.area.size
+    }
+
+    #[inline]
+    fn is_too_close(&mut self, wanted: usize) -> bool {
+        let (area, given) = (&self.area, self.given);
+        let is_available = |places| {
+            let place = given.on(places, area.size);
+            // SAFETY: places are below the size: `Place::on` sees to that.
+            let [_, rest] = unsafe { area.descriptor(place.at) };
+            place.is_available(Descriptor::packed(0, rest.load(Ordering::Relaxed)).flags)
+        };
+        let close = self.distance.is_too_short(wanted, area.size, is_available);
+        if close {
+            rest();
+        }
+        close
+    }
+
+    #[inline]
+    fn took(&mut self, count: usize, wanted: usize) {
+        self.distance.took(count, wanted);
     }
 
     #[inline]

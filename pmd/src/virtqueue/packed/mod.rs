@@ -5,6 +5,7 @@
 //! descriptor, comes last, when all else is there.
 
 mod device;
+mod distance;
 mod driver;
 
 pub use device::PackedDevice;
