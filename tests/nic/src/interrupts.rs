@@ -212,6 +212,12 @@ impl Interrupts {
         self.level();
     }
 
+    /// EICS is read: what EICR would say, and nothing is cleared. Linux's driver takes its causes from there where they have
+    /// a vector of their own.
+    pub(crate) fn causes(&self) -> Bits {
+        self.causes
+    }
+
     /// EICR is read, which clears (8.2.3.5.1) and masks by itself what EIAM says, unless messages do (7.3.1.5).
     pub(crate) fn read(&mut self, setup: &Setup) -> u32 {
         let value = self.causes.register();

@@ -121,8 +121,9 @@ mod tests {
             model.set_cable(false);
             assert!(!comes_up(&mut model));
             assert_eq!(model.read32(0x8) >> 7 & 1, 0);
-            // Up and down are one cause.
-            assert_eq!((model.read32(0x800), model.read32(0x800)), (1 << 20, 0));
+            // Up and down are one cause, which EICS tells of and EICR tells of once.
+            assert_eq!((model.read32(0x808), model.read32(0x808)), (1 << 20, 1 << 20));
+            assert_eq!((model.read32(0x800), model.read32(0x800), model.read32(0x808)), (1 << 20, 0, 0));
             model.set_cable(true);
             assert_eq!((model.link_is_up(), model.read32(0x800)), (true, 1 << 20));
             assert!(model.faults().list().is_empty(), "{:?}", model.faults());

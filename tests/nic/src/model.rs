@@ -260,6 +260,7 @@ impl Model {
             "ANLP1" => self.anlp1(),
             "SECRXSTAT" => u32::from(self.value("SECRXCTRL") & SECURITY_HALT != 0),
             "SECTXSTAT" => u32::from(self.value("SECTXCTRL") & SECURITY_HALT != 0),
+            "EICS" => self.interrupts.causes().register(),
             "EIMS" => self.interrupts.mask.register(),
             "EIMS_EX" => self.interrupts.mask.half(found.index),
             "ESDP" if self.has_module() && kept & ESDP_SDP2_IS_OUTPUT == 0 => kept | ESDP_SDP2,
