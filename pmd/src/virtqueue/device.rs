@@ -101,7 +101,7 @@ pub trait DeviceRing {
     fn look(&mut self, heads: &mut [Head]) -> Result<usize, Broken>;
 
     /// Whether the driver is so close ahead, about to write the same cache lines, that a burst of `wanted` chains is better
-    /// taken a moment later. It never is for longer than a microsecond.
+    /// taken a moment later. It never is for more than two microseconds at a stretch.
     fn is_too_close(&mut self, _wanted: usize) -> bool {
         false
     }
